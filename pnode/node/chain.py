@@ -1,0 +1,185 @@
+"""Train at one VNode: forward here, Train downstream, backward here in order; each microbatch exactly once.
+
+The front holds the chain: a worker never waits for the network. While the downstream VNode works, this VNode's worker
+is free for other microbatches; the backward waits for its turn, so that every gradient is one ordered chain.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence, WorkerLost
+from pnode.node.hosted import HostedVNode
+from pnode.node.routes import Route, Routes
+from pnode.transport.deadline import Deadline
+from pnode.transport.digests import request_digest
+from pnode.transport.retry import Backoff
+from pnode.transport.tensors import metas, unpack
+from pnode.v1 import vnode_pb2
+from pnode.vnode.ledger import Answer, Join, StepKey
+from pnode.vnode.tensors import TensorBytes
+
+log = logging.getLogger(__name__)
+
+# Told when a downstream VNode does not answer: its fence as we knew it, a reason word, a sentence.
+OnPeerLost = Callable[[vnode_pb2.Fence, str, str], None]
+# Waits so many seconds, or returns True at once when the node is closing.
+Wait = Callable[[float], bool]
+
+
+class TrainChain:
+    """The Train path of a node, for all of its VNodes."""
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        max_message_bytes: int,
+        backoff: Callable[[], Backoff],
+        wait: Wait,
+        on_peer_lost: OnPeerLost,
+    ) -> None:
+        self._routes = routes
+        self._max_message_bytes = max_message_bytes
+        self._backoff = backoff
+        self._wait = wait
+        self._on_peer_lost = on_peer_lost
+
+    def train(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+        """Answer one Train. A retry joins the call that runs, or is answered from the ledger."""
+        key = StepKey(request.step, request.microbatch)
+        inputs, targets = self._tensors(request)
+        admission = self._admit(vnode, request, key, deadline)
+        if isinstance(admission, Answer):
+            reply = vnode_pb2.TrainReply()
+            reply.CopyFrom(admission.reply)
+            reply.duplicate = True
+            return reply
+        try:
+            return self._run(vnode, request, key, inputs, targets, deadline)
+        except BaseException:
+            self._abandon(vnode, request, key)
+            raise
+
+    def _tensors(self, request: vnode_pb2.TrainRequest) -> tuple[Sequence[TensorBytes], Sequence[TensorBytes]]:
+        every = unpack([*request.inputs, *request.targets], request.payloads, max_bytes=self._max_message_bytes)
+        return every[: len(request.inputs)], every[len(request.inputs) :]
+
+    def _admit(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey, deadline: Deadline) -> object:
+        digest = request_digest(request)
+        with vnode.changed:
+            while True:
+                vnode.check(request.fence)
+                admission = vnode.ledger.admit(key, digest)
+                if not isinstance(admission, Join):
+                    return admission
+                if not vnode.changed.wait(timeout=max(0.0, deadline.left_s())):
+                    raise DeadlineExceeded(f"microbatch {key.microbatch} of step {key.step} is still running")
+
+    def _run(
+        self,
+        vnode: HostedVNode,
+        request: vnode_pb2.TrainRequest,
+        key: StepKey,
+        inputs: Sequence[TensorBytes],
+        targets: Sequence[TensorBytes],
+        deadline: Deadline,
+    ) -> vnode_pb2.TrainReply:
+        owns_loss = not vnode.spec.downstream
+        step = {"step": key.step, "microbatch": key.microbatch}
+        begin = {**step, "batch_rows": request.batch_rows, "num_inputs": len(inputs)}
+        with vnode.commanding(request.fence, deadline):
+            begun = vnode.command("begin", begin, [*inputs, *targets] if owns_loss else inputs, deadline)
+        gradients: Sequence[TensorBytes] = ()
+        loss_sum = 0.0
+        if not owns_loss:
+            below = self._downstream(vnode, request, begun.tensors, targets, deadline)
+            loss_sum = below.loss_sum
+            gradients = unpack(below.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
+        self._await_turn(vnode, request, key, deadline)
+        with vnode.commanding(request.fence, deadline):
+            finish = {**step, "want_input_gradients": request.want_input_gradients}
+            finished = vnode.command("finish", finish, gradients, deadline)
+            reply = vnode_pb2.TrainReply(
+                loss_sum=float(finished.fields["loss_sum"]) if owns_loss else loss_sum,
+                duplicate=bool(finished.fields["duplicate"]),
+                input_gradients=metas(finished.tensors),
+                payloads=[bytes(tensor.payload) for tensor in finished.tensors],
+            )
+            with vnode.changed:
+                vnode.ledger.complete(key, reply)
+                vnode.changed.notify_all()
+        return reply
+
+    def _await_turn(
+        self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey, deadline: Deadline
+    ) -> None:
+        """Wait until every earlier microbatch of the step is in."""
+        with vnode.changed:
+            while not vnode.ledger.is_turn(key):
+                if not vnode.changed.wait(timeout=max(0.0, deadline.left_s())):
+                    raise DeadlineExceeded(f"microbatches before {key.microbatch} of step {key.step} are missing")
+                vnode.check(request.fence)
+                if vnode.state == vnode_pb2.VNODE_STATE_LOST:
+                    raise WorkerLost(f"VNode {vnode.spec.id!r} lost its worker while a microbatch waited for its turn")
+
+    def _abandon(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey) -> None:
+        """Forget a microbatch that failed before its backward: a retry begins anew, unless the run has moved on."""
+        try:
+            with vnode.commanding(request.fence, Deadline.after(1.0)):
+                if vnode.state == vnode_pb2.VNODE_STATE_SERVING:
+                    vnode.command("discard", {"microbatch": key.microbatch}, (), Deadline.after(1.0))
+        except PNodeError as error:
+            log.debug("nothing to discard for %s: %s", key, error)
+        with vnode.changed:
+            if vnode.fence == request.fence:
+                vnode.ledger.abandon(key)
+            vnode.changed.notify_all()
+
+    # Downstream
+
+    def _downstream(
+        self,
+        vnode: HostedVNode,
+        request: vnode_pb2.TrainRequest,
+        outputs: Sequence[TensorBytes],
+        targets: Sequence[TensorBytes],
+        deadline: Deadline,
+    ) -> vnode_pb2.TrainReply:
+        passed = vnode_pb2.TrainRequest(
+            step=request.step,
+            microbatch=request.microbatch,
+            num_microbatches=request.num_microbatches,
+            batch_rows=request.batch_rows,
+            want_input_gradients=True,
+            inputs=metas(outputs),
+            targets=metas(targets),
+            payloads=[bytes(tensor.payload) for tensor in (*outputs, *targets)],
+        )
+        backoff = self._backoff()
+        while True:
+            vnode.check(request.fence)
+            route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
+            passed.fence.CopyFrom(route.fence)
+            try:
+                return route.vnode.train(passed, deadline)
+            except (Busy, PeerUnavailable, StaleFence) as error:
+                pause = self._pause(route, error, backoff)
+                if pause >= deadline.left_s() or self._wait(pause):
+                    raise
+
+    def _pause(self, route: Route, error: PNodeError, backoff: Backoff) -> float:
+        """How long to wait before the next try; raises `error` again where another try is of no use."""
+        if isinstance(error, Busy):
+            return max(error.retry_after_s or 0.0, backoff.next_s())
+        self._routes.forget(route.fence.run, route.fence.vnode)
+        if isinstance(error, PeerUnavailable):
+            self._on_peer_lost(route.fence, error.reason, f"{route.address}: {error.message}")
+        if backoff.attempts >= _TRIES:
+            raise error
+        return backoff.next_s()
+
+
+# A peer that is gone stays gone until the run recovers, and recovery is the orchestrator's: few tries are enough.
+_TRIES = 3

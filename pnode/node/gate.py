@@ -1,0 +1,52 @@
+"""The node's front gate: counts the calls inside, and closes for a drain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pnode.errors import Draining
+
+
+class Gate:
+    """Open until `close`; `wait_empty` then tells when the last call has left."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @property
+    def inside(self) -> int:
+        """Calls inside now."""
+        return self._inside
+
+    @property
+    def closed(self) -> bool:
+        """Whether new work is refused."""
+        return self._closed
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Hold one place inside. Raises Draining once the gate is closed."""
+        with self._changed:
+            if self._closed:
+                raise Draining("this node is draining and takes no new work", retry_after_s=1.0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse new calls from now on."""
+        with self._changed:
+            self._closed = True
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until nobody is inside; False when `timeout_s` passed first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._inside == 0, timeout=timeout_s)

@@ -1,0 +1,216 @@
+"""One VNode in the front: its fence, its ledger and its worker. Every command to the worker goes through here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from pnode.errors import DeadlineExceeded, StaleFence, StepMismatch, WorkerLost
+from pnode.node import fences
+from pnode.node.shelf import StateShelf
+from pnode.transport.deadline import Deadline
+from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
+from pnode.vnode import sizes
+from pnode.vnode.ledger import Ledger
+from pnode.vnode.tensors import TensorBytes
+
+log = logging.getLogger(__name__)
+
+
+class Reply(Protocol):
+    """What a worker answers."""
+
+    @property
+    def fields(self) -> dict[str, Any]: ...
+
+    @property
+    def tensors(self) -> Sequence[TensorBytes]: ...
+
+
+class Worker(Protocol):
+    """The part of the sandbox's WorkerProcess that a hosted VNode uses."""
+
+    def call(
+        self, command: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
+    ) -> Reply: ...
+
+    def close(self) -> None: ...
+
+
+# Starts a worker for a spec; the callback comes once, with a reason word and a sentence, when it has died.
+Fork = Callable[[spec_pb2.VNodeSpec, Callable[[str, str], None]], Worker]
+# Told of a VNode that was lost: its fence, a reason word and a sentence.
+OnLost = Callable[[vnode_pb2.Fence, str, str], None]
+
+
+class HostedVNode:
+    """A VNode allocated to this node. Its worker is forked on the first request that needs it.
+
+    `commands` is held over every command that depends on the step: what the ledger says and what the worker did
+    change together under it, and a Restore between them is impossible.
+    """
+
+    def __init__(self, request: node_pb2.AllocateRequest, *, fork: Fork, shelf: StateShelf, on_lost: OnLost) -> None:
+        self.spec = request.spec
+        self._record = request.record
+        self._fork = fork
+        self._shelf = shelf
+        self._on_lost = on_lost
+        self._commands = threading.RLock()
+        self.changed = threading.Condition()
+        self._fence = fences.copied(request.fence)
+        self.ledger = Ledger(window=request.spec.window)
+        self.ledger.reset(request.fence.generation, request.record.version)
+        self._worker: Worker | None = None
+        self._lost: str | None = None
+        self._closed = False
+        self._uploaded: dict[int, vnode_pb2.StateRecord] = {}
+
+    # What it is
+
+    @property
+    def fence(self) -> vnode_pb2.Fence:
+        """The fence under which it may be called now."""
+        return self._fence
+
+    @property
+    def state(self) -> vnode_pb2.VNodeState:
+        """ALLOCATED until the first request made a worker, LOST after that worker died, else SERVING."""
+        if self._lost is not None:
+            return vnode_pb2.VNODE_STATE_LOST
+        return vnode_pb2.VNODE_STATE_ALLOCATED if self._worker is None else vnode_pb2.VNODE_STATE_SERVING
+
+    def describe(self, numerics_class: str) -> vnode_pb2.DescribeReply:
+        """For drivers and operators: answered by the front alone, so it never waits for the worker."""
+        return vnode_pb2.DescribeReply(
+            spec=self.spec,
+            fence=self._fence,
+            state=self.state,
+            version=self.ledger.version,
+            accumulated=self.ledger.next,
+            numerics_class=numerics_class,
+        )
+
+    # Commands
+
+    @contextmanager
+    def commanding(self, fence: vnode_pb2.Fence, deadline: Deadline) -> Iterator[None]:
+        """Hold the worker's turn under this fence. Raises StaleFence, or DeadlineExceeded while waiting for it."""
+        if not self._commands.acquire(timeout=max(0.0, deadline.left_s())):
+            raise DeadlineExceeded(f"VNode {self.spec.id!r} was busy until the deadline")
+        try:
+            self.check(fence)
+            yield
+        finally:
+            self._commands.release()
+
+    def check(self, fence: vnode_pb2.Fence) -> None:
+        """Raises StaleFence unless `fence` is exactly ours and we are still allocated."""
+        if self._closed:
+            raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
+        fences.check(self._fence, fence)
+
+    def command(self, name: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], deadline: Deadline) -> Reply:
+        """Run one command in the worker, which is made where there is none yet. `commanding` must be held."""
+        return self._ready_worker(deadline).call(name, fields, tensors, deadline_s=deadline.left_s())
+
+    def _ready_worker(self, deadline: Deadline) -> Worker:
+        if self._lost is not None:
+            raise WorkerLost(f"VNode {self.spec.id!r} has no worker until it is restored: {self._lost}")
+        if self._worker is None:
+            self._worker = self._instantiate(self._record, deadline)
+        return self._worker
+
+    def _instantiate(self, record: vnode_pb2.StateRecord, deadline: Deadline) -> Worker:
+        # The state is fetched first: a worker that waits for the store would only hold memory.
+        tensors = self._shelf.fetch(record, sizes.state_bytes(self.spec), deadline)
+        worker = self._fork(self.spec, self._worker_died)
+        try:
+            worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+        except BaseException:
+            worker.close()
+            raise
+        log.info("VNode %s of run %s: worker up at version %d", self.spec.id, self.spec.run, record.version)
+        return worker
+
+    def _worker_died(self, reason: str, message: str) -> None:
+        """The supervisor's word, from its own thread: no lock of a command may be waited for here."""
+        if self._closed:
+            return
+        with self.changed:
+            self._lost = message
+            self.changed.notify_all()
+        log.warning("VNode %s of run %s lost its worker: %s: %s", self.spec.id, self.spec.run, reason, message)
+        self._on_lost(self._fence, reason, message)
+
+    # State
+
+    def snapshot(self, request: vnode_pb2.SnapshotRequest, deadline: Deadline) -> vnode_pb2.StateRecord:
+        """Upload the state at `request.version`. Raises StepMismatch where the VNode stands elsewhere."""
+        known = self._uploaded.get(request.version)
+        if known is not None:
+            self.check(request.fence)
+            return known
+        with self.commanding(request.fence, deadline):
+            if request.version != self.ledger.version or self.ledger.next != 0:
+                raise StepMismatch(
+                    f"VNode {self.spec.id!r} stands at version {self.ledger.version} with {self.ledger.next} "
+                    f"microbatches in; a snapshot was asked of version {request.version}"
+                )
+            (state,) = self.command("state", {}, (), deadline).tensors
+        # Uploaded outside the turn: training goes on while the store is slow.
+        record = self._shelf.upload(self.spec.id, request.version, state.payload)
+        self._uploaded = {request.version: record}
+        return record
+
+    def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> int:
+        """Adopt a generation and the state of its record; whatever was under way is dropped. A retry is answered.
+
+        Raises StaleFence for an older generation or another epoch, BlobMissing or BlobCorrupt for a bad record.
+        The generation is adopted even where the record is bad, so that zombies stay out.
+        """
+        if not self._commands.acquire(timeout=max(0.0, deadline.left_s())):
+            raise DeadlineExceeded(f"VNode {self.spec.id!r} was busy until the deadline")
+        try:
+            self._adopt(request)
+            self._renew(request.record, deadline)
+            return int(request.record.version)
+        finally:
+            self._commands.release()
+
+    def _adopt(self, request: vnode_pb2.RestoreRequest) -> None:
+        ours, theirs = self._fence, request.fence
+        if self._closed or theirs.epoch != ours.epoch or theirs.generation < ours.generation:
+            fences.check(ours, theirs)
+            raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
+        with self.changed:
+            self._fence = fences.copied(theirs)
+            self._record = request.record
+            self._uploaded = {}
+            self.ledger.reset(theirs.generation, request.record.version)
+            self.changed.notify_all()
+
+    def _renew(self, record: vnode_pb2.StateRecord, deadline: Deadline) -> None:
+        if self._worker is None or self._lost is not None:
+            self._drop_worker()
+            self._worker = self._instantiate(record, deadline)
+            return
+        tensors = self._shelf.fetch(record, sizes.state_bytes(self.spec), deadline)
+        self._worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+
+    def _drop_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+        with self.changed:
+            self._lost = None
+
+    def close(self) -> None:
+        """Release the VNode: its worker ends, calls that wait are refused."""
+        self._closed = True
+        with self.changed:
+            self.changed.notify_all()
+        self._drop_worker()

@@ -1,0 +1,218 @@
+"""One PNode, wired: sandbox, store, transport, registry and membership, from start to drained."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from pnode.errors import ConfigError, PNodeError
+from pnode.node import capabilities
+from pnode.node.allocations import Allocations
+from pnode.node.chain import TrainChain
+from pnode.node.control import Control
+from pnode.node.gate import Gate
+from pnode.node.hosted import HostedVNode, Worker
+from pnode.node.identity import node_uuid
+from pnode.node.membership import Identity, Membership
+from pnode.node.reports import Reporter
+from pnode.node.routes import Route, Routes
+from pnode.node.serving import Serving
+from pnode.node.settings import NodeSettings
+from pnode.node.shelf import StateShelf
+from pnode.sandbox.supervisor import ZygoteProcess
+from pnode.storage.blob import BlobStore
+from pnode.transport.channels import ChannelPool
+from pnode.transport.deadline import Deadline
+from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
+from pnode.transport.retry import Backoff
+from pnode.transport.server import Server, make_server
+from pnode.v1 import node_pb2, vnode_pb2
+
+log = logging.getLogger(__name__)
+
+# A snapshot at drain may wait for one command and one upload.
+_SNAPSHOT_S = 30.0
+
+
+class Node:
+    """One PNode. `start` serves and joins; `drain` leaves in good order; `close` ends everything."""
+
+    def __init__(self, settings: NodeSettings, store: BlobStore) -> None:
+        self._settings = settings
+        self._closing = threading.Event()
+        self.drain_asked = threading.Event()
+        self._drain_reason = ""
+        self._gate = Gate()
+        self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
+        self.uuid = node_uuid(settings.data_dir, settings.uuid)
+        # Fork first: the zygote is its own process before any gRPC object exists here.
+        self._zygote = ZygoteProcess.start(
+            num_threads=settings.num_threads, device=settings.device, deadline_s=settings.start_s
+        )
+        try:
+            self._wire(settings, store)
+        except BaseException:
+            self._zygote.close()
+            raise
+
+    def _wire(self, settings: NodeSettings, store: BlobStore) -> None:
+        granted = capabilities.granted_memory_bytes(settings.vnode_memory_bytes)
+        self.capabilities = capabilities.capabilities(
+            self._zygote.probe(),
+            device=settings.device,
+            vnode_memory_bytes=granted,
+            max_vnodes=settings.max_vnodes,
+        )
+        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes)
+        self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
+        self._reporter = Reporter(self._orchestrator, self.uuid)
+        self._shelf = StateShelf(store)
+        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, memory_bytes=granted)
+        routes = Routes(
+            local=self._local,
+            orchestrator=self._orchestrator,
+            remote=lambda address: RemoteVNode(self._channels, address),
+        )
+        chain = TrainChain(
+            routes=routes,
+            max_message_bytes=settings.max_message_bytes,
+            backoff=lambda: Backoff(settings.peer_backoff_s, cap_s=settings.peer_backoff_cap_s, rng=self._rng),
+            wait=self._closing.wait,
+            on_peer_lost=self._reporter.report,
+        )
+        classes = list(self.capabilities.numerics_classes)
+        self._serving = Serving(
+            gate=self._gate,
+            allocations=self._allocations,
+            chain=chain,
+            numerics_classes=classes,
+            max_message_bytes=settings.max_message_bytes,
+            max_queue=settings.max_queue,
+        )
+        control = Control(
+            gate=self._gate,
+            allocations=self._allocations,
+            numerics_classes=classes,
+            inspect=self.inspect,
+            drain=self.drain,
+        )
+        self._server: Server = make_server(
+            vnodes=self._serving,
+            node=control,
+            host=settings.host,
+            port=settings.port,
+            max_message_bytes=settings.max_message_bytes,
+            default_deadline_s=settings.default_deadline_s,
+            max_deadline_s=settings.max_deadline_s,
+        )
+        self.address = f"{settings.host}:{self._server.port}"
+        self._membership = Membership(
+            Identity(self.uuid, self.address, self.capabilities),
+            self,
+            self._orchestrator,
+            backoff=lambda: Backoff(settings.reconnect_backoff_s, cap_s=60.0, rng=self._rng),
+        )
+
+    # Life
+
+    def start(self) -> None:
+        """Serve, then join. Raises ConfigError when the orchestrator stayed silent for `join_s`."""
+        self._server.start()
+        self._reporter.start()
+        self._membership.start()
+
+    def join(self) -> None:
+        """Wait for the first registration. Raises ConfigError when `join_s` passed without one."""
+        waited = self._settings.join_s
+        if not self._membership.registered.wait(waited) and not self.drain_asked.is_set():
+            where, why = self._settings.orchestrator_address, self._membership.last_error or "no answer"
+            raise ConfigError(f"orchestrator.address: {where} could not be joined in {waited:g} s: {why}")
+
+    def leave(self) -> None:
+        """Refuse new work, let what runs end, checkpoint, unregister. Bounded by `drain_s`."""
+        log.info("draining: %s", self._drain_reason)
+        self._gate.close()
+        if not self._gate.wait_empty(self._settings.drain_s):
+            log.warning("%d calls were still running after %g s", self._gate.inside, self._settings.drain_s)
+        self._membership.close(self._drain_reason, self._checkpoint())
+
+    def _checkpoint(self) -> list[vnode_pb2.StateRecord]:
+        records = []
+        for vnode in self._allocations.every():
+            if vnode.state != vnode_pb2.VNODE_STATE_SERVING:
+                continue
+            request = vnode_pb2.SnapshotRequest(fence=vnode.fence, version=vnode.ledger.version)
+            try:
+                records.append(vnode.snapshot(request, Deadline.after(_SNAPSHOT_S)))
+            except PNodeError as error:
+                log.warning("VNode %s could not be checkpointed: %s", vnode.spec.id, error)
+        return records
+
+    def close(self) -> None:
+        """End everything that this node started. Safe to call twice."""
+        self._closing.set()
+        self._server.stop(1.0)
+        self._allocations.close()
+        self._reporter.close()
+        self._channels.close()
+        self._zygote.close()
+
+    # What the membership asks
+
+    def load(self) -> node_pb2.Load:
+        """How busy this node is."""
+        vnodes = self._allocations.every()
+        return capabilities.load(
+            num_vnodes=len(vnodes),
+            vnode_memory_bytes=self._allocations.reserved_bytes,
+            calls_in_flight=self._gate.inside,
+        )
+
+    def hosted(self) -> list[node_pb2.HostedVNode]:
+        """Every VNode here, and where it stands."""
+        return [
+            node_pb2.HostedVNode(fence=vnode.fence, state=vnode.state, version=vnode.ledger.version)
+            for vnode in self._allocations.every()
+        ]
+
+    def draining(self) -> bool:
+        """Whether a drain was asked for."""
+        return self.drain_asked.is_set()
+
+    def release(self, fence: vnode_pb2.Fence) -> None:
+        """The orchestrator gave this VNode to another node."""
+        if self._allocations.release(fence):
+            log.info("VNode %s of run %s was released", fence.vnode, fence.run)
+
+    def drain(self, reason: str) -> None:
+        """Ask this node to leave. Whoever waits on `drain_asked` then does it."""
+        self._drain_reason = self._drain_reason or reason
+        self.drain_asked.set()
+
+    def reachable(self, answers: bool) -> None:
+        """Health names the orchestrator as a service of its own, red while it is gone."""
+        self._server.set_health("orchestrator", serving=answers)
+
+    def inspect(self) -> node_pb2.InspectReply:
+        """Everything about this node."""
+        return node_pb2.InspectReply(
+            node_uuid=self.uuid,
+            address=self.address,
+            capabilities=self.capabilities,
+            load=self.load(),
+            vnodes=self.hosted(),
+            draining=self.draining(),
+            orchestrator_reachable=self._membership.registered.is_set() and self._membership.last_error is None,
+        )
+
+    # What the parts ask
+
+    def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:
+        return HostedVNode(request, fork=self._fork, shelf=self._shelf, on_lost=self._reporter.report)
+
+    def _fork(self, *args: object) -> Worker: ...
+
+    def _local(self, run: str, vnode: str) -> Route | None:
+        found = self._allocations.find(run, vnode)
+        return None if found is None else Route(found.fence, self._serving, self.address)

@@ -1,0 +1,110 @@
+"""VNodes as this node serves them, to peers over gRPC and to its own chains alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pnode.errors import Busy
+from pnode.node.allocations import Allocations
+from pnode.node.chain import TrainChain
+from pnode.node.gate import Gate
+from pnode.node.hosted import HostedVNode
+from pnode.transport.deadline import Deadline
+from pnode.transport.tensors import metas, unpack
+from pnode.v1 import vnode_pb2
+
+# How long a caller that found the queue full should wait: about one command's time.
+_RETRY_AFTER_S = 0.1
+
+
+class Serving:
+    """Implements the transport's VNodesApi over the VNodes allocated here."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        allocations: Allocations,
+        chain: TrainChain,
+        numerics_classes: list[str],
+        max_message_bytes: int,
+        max_queue: int,
+    ) -> None:
+        self._gate = gate
+        self._allocations = allocations
+        self._chain = chain
+        self._classes = {name.split("/")[0]: name for name in numerics_classes}
+        self._max_message_bytes = max_message_bytes
+        self._max_queue = max_queue
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, str], int] = {}
+
+    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+        """Inference through one VNode at its current version."""
+        with self._gate.passing():
+            vnode = self._vnode(request.fence)
+            inputs = unpack(request.inputs, request.payloads, max_bytes=self._max_message_bytes)
+            with self._queued(vnode), vnode.commanding(request.fence, deadline):
+                reply = vnode.command("forward", {}, inputs, deadline)
+                version = vnode.ledger.version
+            return vnode_pb2.ForwardReply(
+                version=version,
+                outputs=metas(reply.tensors),
+                payloads=[bytes(tensor.payload) for tensor in reply.tensors],
+            )
+
+    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+        """One microbatch through this VNode and all below it."""
+        with self._gate.passing():
+            return self._chain.train(self._vnode(request.fence), request, deadline)
+
+    def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
+        """The optimizer step. Allowed while draining: it ends a step that is all but done."""
+        vnode = self._vnode(request.fence)
+        with vnode.commanding(request.fence, deadline):
+            fields = {"step": request.step, "num_microbatches": request.num_microbatches}
+            applied = vnode.command("apply", fields, (), deadline).fields
+            with vnode.changed:
+                if vnode.ledger.version == request.step:
+                    vnode.ledger.applied(request.step)
+                vnode.changed.notify_all()
+        return vnode_pb2.ApplyReply(version=int(applied["version"]), loss=applied.get("loss"))
+
+    def snapshot(self, request: vnode_pb2.SnapshotRequest, deadline: Deadline) -> vnode_pb2.SnapshotReply:
+        """Upload the state. Allowed while draining: that is when it matters most."""
+        return vnode_pb2.SnapshotReply(record=self._vnode(request.fence).snapshot(request, deadline))
+
+    def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> vnode_pb2.RestoreReply:
+        """Adopt a generation and a state."""
+        with self._gate.passing():
+            return vnode_pb2.RestoreReply(version=self._vnode(request.fence).restore(request, deadline))
+
+    def describe(self, request: vnode_pb2.DescribeRequest, deadline: Deadline) -> vnode_pb2.DescribeReply:
+        """What it is and where it stands."""
+        del deadline  # answered by the front alone
+        vnode = self._allocations.get(request.run, request.vnode)
+        return vnode.describe(self._classes[vnode.spec.profile])
+
+    def _vnode(self, fence: vnode_pb2.Fence) -> HostedVNode:
+        vnode = self._allocations.get(fence.run, fence.vnode)
+        vnode.check(fence)
+        return vnode
+
+    @contextmanager
+    def _queued(self, vnode: HostedVNode) -> Iterator[None]:
+        """Hold one of the bounded places in a VNode's queue. Raises Busy when they are taken."""
+        key = (vnode.spec.run, vnode.spec.id)
+        with self._lock:
+            waiting = self._waiting.get(key, 0)
+            if waiting >= self._max_queue:
+                raise Busy(f"{waiting} calls wait for VNode {vnode.spec.id!r} already", retry_after_s=_RETRY_AFTER_S)
+            self._waiting[key] = waiting + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[key] -= 1
+                if not self._waiting[key]:
+                    del self._waiting[key]

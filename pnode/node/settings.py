@@ -1,0 +1,31 @@
+"""What one PNode is told: the configuration, already checked, in the units that the names carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """Settings of one PNode. Every number is in the unit that its name carries."""
+
+    orchestrator_address: str
+    data_dir: Path
+    uuid: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 50051
+    device: str = "cpu"
+    num_threads: int = 1
+    max_vnodes: int = 16
+    vnode_memory_bytes: int | None = None
+    max_message_bytes: int = 64 << 20
+    max_queue: int = 64
+    drain_s: float = 30.0
+    join_s: float = 60.0
+    default_deadline_s: float = 60.0
+    max_deadline_s: float = 600.0
+    start_s: float = 300.0
+    peer_backoff_s: float = 0.05
+    peer_backoff_cap_s: float = 1.0
+    reconnect_backoff_s: float = 0.5

@@ -1,0 +1,38 @@
+"""Where VNode states come from and go to: content-addressed blobs in the store, as tensors of bytes for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pnode.errors import BlobCorrupt
+from pnode.storage.blob import BlobStore
+from pnode.storage.content import get_content, put_content
+from pnode.transport.deadline import Deadline
+from pnode.v1 import tensor_pb2, vnode_pb2
+from pnode.vnode.tensors import TensorBytes
+
+
+class StateShelf:
+    """Fetches and uploads state records. The bytes are checked by digest here and parsed only in the sandbox."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+
+    def fetch(self, record: vnode_pb2.StateRecord, max_bytes: int, deadline: Deadline) -> Sequence[TensorBytes]:
+        """The state as one tensor of bytes, or nothing for the initial state.
+
+        Raises BlobMissing, BlobCorrupt, StoreUnavailable, or DeadlineExceeded before it begins.
+        """
+        if not record.sha256:
+            return ()
+        deadline.check()
+        if record.size_bytes > max_bytes:
+            raise BlobCorrupt(f"a state of {record.size_bytes} bytes cannot fit this spec ({max_bytes} at most)")
+        content = get_content(self._store, record.sha256, max_bytes=max_bytes)
+        return (TensorBytes("state", tensor_pb2.DTYPE_U8, (len(content),), content),)
+
+    def upload(self, vnode: str, version: int, state: bytes | memoryview) -> vnode_pb2.StateRecord:
+        """Store a state under its SHA-256 and name it. Equal states are one blob."""
+        content = bytes(state)
+        sha256 = put_content(self._store, content)
+        return vnode_pb2.StateRecord(vnode=vnode, version=version, sha256=sha256, size_bytes=len(content))
