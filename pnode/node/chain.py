@@ -172,13 +172,13 @@ class TrainChain:
     def _pause(self, route: Route, error: PNodeError, backoff: Backoff) -> float:
         """How long to wait before the next try; raises `error` again where another try is of no use."""
         if isinstance(error, Busy):
-            return max(error.retry_after_s or 0.0, backoff.next_s())
+            return backoff.next_s(error)
         self._routes.forget(route.fence.run, route.fence.vnode)
         if isinstance(error, PeerUnavailable):
             self._on_peer_lost(route.fence, error.reason, f"{route.address}: {error.message}")
         if backoff.attempts >= _TRIES:
             raise error
-        return backoff.next_s()
+        return backoff.next_s(error)
 
 
 # A peer that is gone stays gone until the run recovers, and recovery is the orchestrator's: few tries are enough.
