@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships no stubs
 from grpc import StatusCode
 from grpc_status import rpc_status
 
@@ -137,7 +137,7 @@ def from_rpc_error(error: grpc.RpcError, address: str = "the peer") -> PNodeErro
 
 def _rebuilt(found: type[PNodeError], message: str, info: error_details_pb2.ErrorInfo) -> PNodeError:
     if issubclass(found, errors.SpecError):
-        path = info.metadata["path"] if "path" in info.metadata else ""
+        path = info.metadata.get("path", "")
         return found(path, message.removeprefix(f"{path}: "))
     return found(message)
 

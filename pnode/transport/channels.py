@@ -1,0 +1,125 @@
+"""Channels to peers: one per address, reconnecting with backoff, failing fast while a peer is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from pnode.errors import PeerUnavailable
+from pnode.transport.addresses import Address
+
+# The largest message, unless configured: 64 MiB.
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ChannelSettings:
+    """How connections are made and watched. All times in seconds."""
+
+    # After a failed connection the next one waits this long, doubling with gRPC's jitter up to the maximum.
+    initial_reconnect_backoff_s: float = 0.1
+    max_reconnect_backoff_s: float = 5.0
+    # A connection that is not up by then has failed: a suspended peer still accepts, but never speaks.
+    connect_timeout_s: float = 10.0
+    # A ping during calls tells a peer that works for long from one that is gone. Servers of ours allow such pings.
+    keepalive_s: float = 30.0
+    keepalive_timeout_s: float = 20.0
+    max_channels: int = 256
+
+    def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
+        """The gRPC channel arguments."""
+        return [
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.initial_reconnect_backoff_ms", round(self.initial_reconnect_backoff_s * 1e3)),
+            ("grpc.max_reconnect_backoff_ms", round(self.max_reconnect_backoff_s * 1e3)),
+            # Whatever its name says, gRPC uses it as the time limit of one connection attempt.
+            ("grpc.min_reconnect_backoff_ms", round(self.connect_timeout_s * 1e3)),
+            ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
+            ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1e3)),
+            ("grpc.http2.max_pings_without_data", 0),
+            # Retries are the caller's, who knows what is idempotent; peers are addresses, so nothing is looked up,
+            # and calls never leave by a proxy that the environment happens to name.
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.enable_http_proxy", 0),
+            # Each pool has connections of its own: closing one ends them, and tests cannot share backoff states.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+
+
+class _Pooled:
+    """A channel and the number of calls that use it."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.num_calls = 0
+
+
+class ChannelPool:
+    """One channel per address, made on first use. Thread-safe. The idle one used longest ago goes first."""
+
+    def __init__(self, *, max_message_bytes: int = MAX_MESSAGE_BYTES, settings: ChannelSettings | None = None) -> None:
+        self.max_message_bytes = max_message_bytes
+        self._settings = settings or ChannelSettings()
+        self._options = self._settings.options(max_message_bytes)
+        self._lock = threading.Lock()
+        self._pooled: OrderedDict[Address, _Pooled] = OrderedDict()
+        self._closed = False
+
+    @contextmanager
+    def lease(self, address: Address) -> Iterator[grpc.Channel]:
+        """The channel to an address, kept open for as long as it is held."""
+        pooled = self._take(address)
+        try:
+            yield pooled.channel
+        finally:
+            with self._lock:
+                pooled.num_calls -= 1
+
+    def close(self) -> None:
+        """Close every channel; calls in flight end with PeerUnavailable. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            pooled = list(self._pooled.values())
+            self._pooled.clear()
+        for each in pooled:
+            each.channel.close()
+
+    def __enter__(self) -> ChannelPool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._pooled)
+
+    def _take(self, address: Address) -> _Pooled:
+        with self._lock:
+            if self._closed:
+                raise PeerUnavailable(f"{address}: the channels of this process are closed")
+            pooled = self._pooled.get(address)
+            if pooled is None:
+                pooled = _Pooled(grpc.insecure_channel(address.target, options=self._options))
+                self._pooled[address] = pooled
+            self._pooled.move_to_end(address)
+            pooled.num_calls += 1
+            idle = self._surplus()
+        for each in idle:
+            each.channel.close()
+        return pooled
+
+    def _surplus(self) -> list[_Pooled]:
+        """Take out the idle channels beyond the maximum, oldest first."""
+        num_surplus = len(self._pooled) - self._settings.max_channels
+        if num_surplus <= 0:
+            return []
+        oldest = [address for address, pooled in self._pooled.items() if not pooled.num_calls]
+        return [self._pooled.pop(address) for address in oldest[:num_surplus]]

@@ -1,0 +1,152 @@
+"""The interfaces of api.py, at an address: the caller cannot tell a remote VNode from a local one.
+
+A stub sends each call once. What is idempotent is known to the caller, who retries with retry.py.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from pnode.errors import BadRequest, PeerUnavailable
+from pnode.transport import methods
+from pnode.transport.addresses import parse_address
+from pnode.transport.channels import ChannelPool
+from pnode.transport.deadline import Deadline
+from pnode.transport.status import from_rpc_error
+from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
+
+Reply = TypeVar("Reply", bound=Message)
+
+# gRPC's clock cannot count further than some hundred years; a day is longer than any call.
+_MAX_TIMEOUT_S = 86_400.0
+
+
+class _Remote:
+    """One service at one address. Raises BadRequest for an address that may not be contacted."""
+
+    service: ServiceDescriptor
+
+    def __init__(self, pool: ChannelPool, address: str) -> None:
+        self._pool = pool
+        self._address = parse_address(address)
+
+    @property
+    def address(self) -> str:
+        """Where the calls go, as host:port."""
+        return str(self._address)
+
+    def _call(self, name: str, request: Message, reply: type[Reply], deadline: Deadline) -> Reply:
+        deadline.check()
+        raw = self._exchange(name, methods.serialised(request, self._pool.max_message_bytes), deadline)
+        try:
+            return methods.parsed(reply, raw)
+        except BadRequest as error:
+            raise PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}") from error
+
+    def _exchange(self, name: str, raw: bytes, deadline: Deadline) -> bytes:
+        with self._pool.lease(self._address) as channel:
+            try:
+                path = f"/{self.service.full_name}/{name}"
+                send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+                return send(raw, timeout=min(deadline.left_s(), _MAX_TIMEOUT_S))
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, f"{name} at {self._address}") from error
+            except ValueError as error:
+                # What gRPC raises when the pool was closed between taking the channel and using it.
+                raise PeerUnavailable(f"{self._address}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._address})"
+
+
+class RemoteVNode(_Remote):
+    """VNodesApi at an address. It serves every VNode there: the fence in each request names the one meant."""
+
+    service = methods.VNODES
+
+    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+        return self._call("Forward", request, vnode_pb2.ForwardReply, deadline)
+
+    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+        return self._call("Train", request, vnode_pb2.TrainReply, deadline)
+
+    def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
+        return self._call("Apply", request, vnode_pb2.ApplyReply, deadline)
+
+    def snapshot(self, request: vnode_pb2.SnapshotRequest, deadline: Deadline) -> vnode_pb2.SnapshotReply:
+        return self._call("Snapshot", request, vnode_pb2.SnapshotReply, deadline)
+
+    def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> vnode_pb2.RestoreReply:
+        return self._call("Restore", request, vnode_pb2.RestoreReply, deadline)
+
+    def describe(self, request: vnode_pb2.DescribeRequest, deadline: Deadline) -> vnode_pb2.DescribeReply:
+        return self._call("Describe", request, vnode_pb2.DescribeReply, deadline)
+
+
+class RemoteNode(_Remote):
+    """NodeApi at an address."""
+
+    service = methods.PNODE
+
+    def allocate(self, request: node_pb2.AllocateRequest, deadline: Deadline) -> node_pb2.AllocateReply:
+        return self._call("Allocate", request, node_pb2.AllocateReply, deadline)
+
+    def release(self, request: node_pb2.ReleaseRequest, deadline: Deadline) -> node_pb2.ReleaseReply:
+        return self._call("Release", request, node_pb2.ReleaseReply, deadline)
+
+    def drain(self, request: node_pb2.DrainRequest, deadline: Deadline) -> node_pb2.DrainReply:
+        return self._call("Drain", request, node_pb2.DrainReply, deadline)
+
+    def inspect(self, request: node_pb2.InspectRequest, deadline: Deadline) -> node_pb2.InspectReply:
+        return self._call("Inspect", request, node_pb2.InspectReply, deadline)
+
+
+class RemoteOrchestrator(_Remote):
+    """OrchestratorApi at an address."""
+
+    service = methods.ORCHESTRATOR
+
+    def register(self, request: orchestrator_pb2.RegisterRequest, deadline: Deadline) -> orchestrator_pb2.RegisterReply:
+        return self._call("Register", request, orchestrator_pb2.RegisterReply, deadline)
+
+    def heartbeat(
+        self, request: orchestrator_pb2.HeartbeatRequest, deadline: Deadline
+    ) -> orchestrator_pb2.HeartbeatReply:
+        return self._call("Heartbeat", request, orchestrator_pb2.HeartbeatReply, deadline)
+
+    def resolve(self, request: orchestrator_pb2.ResolveRequest, deadline: Deadline) -> orchestrator_pb2.ResolveReply:
+        return self._call("Resolve", request, orchestrator_pb2.ResolveReply, deadline)
+
+    def report_failure(
+        self, request: orchestrator_pb2.ReportFailureRequest, deadline: Deadline
+    ) -> orchestrator_pb2.ReportFailureReply:
+        return self._call("ReportFailure", request, orchestrator_pb2.ReportFailureReply, deadline)
+
+    def unregister(
+        self, request: orchestrator_pb2.UnregisterRequest, deadline: Deadline
+    ) -> orchestrator_pb2.UnregisterReply:
+        return self._call("Unregister", request, orchestrator_pb2.UnregisterReply, deadline)
+
+
+class RemoteRuns(_Remote):
+    """RunsApi at an address."""
+
+    service = methods.RUNS
+
+    def submit(self, request: orchestrator_pb2.SubmitRequest, deadline: Deadline) -> orchestrator_pb2.SubmitReply:
+        return self._call("Submit", request, orchestrator_pb2.SubmitReply, deadline)
+
+    def status(self, request: orchestrator_pb2.StatusRequest, deadline: Deadline) -> orchestrator_pb2.StatusReply:
+        return self._call("Status", request, orchestrator_pb2.StatusReply, deadline)
+
+    def checkpoint(
+        self, request: orchestrator_pb2.CheckpointRequest, deadline: Deadline
+    ) -> orchestrator_pb2.CheckpointReply:
+        return self._call("Checkpoint", request, orchestrator_pb2.CheckpointReply, deadline)
+
+    def finish(self, request: orchestrator_pb2.FinishRequest, deadline: Deadline) -> orchestrator_pb2.FinishReply:
+        return self._call("Finish", request, orchestrator_pb2.FinishReply, deadline)

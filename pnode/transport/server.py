@@ -1,0 +1,188 @@
+"""The gRPC server of a process: the services that it is given, health and reflection, on lanes of their own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+
+import grpc
+
+from pnode.errors import BadRequest, ConfigError
+from pnode.transport import health, methods
+from pnode.transport.addresses import loopback
+from pnode.transport.api import NodeApi, OrchestratorApi, RunsApi, VNodesApi
+from pnode.transport.channels import MAX_MESSAGE_BYTES
+from pnode.transport.deadline import Deadline
+from pnode.transport.health import Health
+from pnode.transport.lanes import Lane
+from pnode.transport.servicers import CallLimits, Router
+
+# Control calls are short: a burst of heartbeats waits its turn; this many may.
+_CONTROL_QUEUE = 1024
+# Refusals cost a few microseconds of one thread each; beyond this many at once gRPC itself refuses.
+_MAX_REFUSALS = 4096
+# After the grace, this long for replies on their way out and for cancelled handlers to notice.
+_FLUSH_S = 0.5
+_NOTICE_S = 2.0
+
+
+def make_server(
+    *,
+    vnodes: VNodesApi | None = None,
+    node: NodeApi | None = None,
+    orchestrator: OrchestratorApi | None = None,
+    runs: RunsApi | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    max_threads: int = 64,
+    control_threads: int = 8,
+    default_deadline_s: float = 60.0,
+    max_deadline_s: float = 3600.0,
+) -> Server:
+    """A server bound to its port, not yet started. Port 0: the system chooses.
+
+    `max_threads` calls to VNodes run at once, and further ones get Busy at once: it must cover the windows of all
+    VNodes served here, or a chain that comes back to this process could find no thread. Calls that set no deadline
+    have `default_deadline_s`, and none has more than `max_deadline_s`.
+
+    Raises ConfigError where the host is not loopback or the port cannot be bound.
+    """
+    limits = CallLimits(max_message_bytes, default_deadline_s, max_deadline_s)
+    lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
+    router = Router(lanes.refusals)
+    names = []
+    for service, api, lane in (
+        (methods.VNODES, vnodes, lanes.work),
+        (methods.PNODE, node, lanes.control),
+        (methods.ORCHESTRATOR, orchestrator, lanes.control),
+        (methods.RUNS, runs, lanes.runs),
+    ):
+        if api is not None:
+            router.serve(service, api, lane, limits)
+            names.append(service.full_name)
+    status = Health(names)
+    status.add_to(router, lanes.health, lanes.streams)
+    health.add_reflection(router, names, lanes.streams)
+    inner = grpc.server(
+        lanes.work,
+        handlers=[router],
+        options=_options(max_message_bytes),
+        maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
+    )
+    return Server(inner, _bind(inner, host, port), router, lanes, status, names)
+
+
+class _Lanes:
+    """The thread pools of a server. None makes a thread before its first call."""
+
+    def __init__(self, *, max_threads: int, control_threads: int) -> None:
+        self.work = Lane("work", threads=max_threads)
+        self.control = Lane("control", threads=control_threads, queue=_CONTROL_QUEUE)
+        # A driver's calls may take as long as a checkpoint of all VNodes; heartbeats do not wait behind them.
+        self.runs = Lane("runs", threads=control_threads, queue=_CONTROL_QUEUE)
+        self.health = Lane("health", threads=2, queue=_CONTROL_QUEUE)
+        self.streams = Lane("streams", threads=16)
+        self.refusals = Lane("refusals", threads=1, queue=_MAX_REFUSALS)
+
+    @property
+    def calls(self) -> tuple[Lane, ...]:
+        """Those whose calls are worth waiting for."""
+        return (self.work, self.control, self.runs)
+
+    @property
+    def every(self) -> tuple[Lane, ...]:
+        return (*self.calls, self.health, self.streams, self.refusals)
+
+
+class Server:
+    """A server with its port. `start` serves, `stop` ends in good order; neither can be undone."""
+
+    def __init__(
+        self, inner: grpc.Server, port: int, router: Router, lanes: _Lanes, status: Health, names: list[str]
+    ) -> None:
+        self.port = port
+        self._inner = inner
+        self._router = router
+        self._lanes = lanes
+        self._health = status
+        self._names = names
+        self._stopping = threading.Lock()
+        self._ended: bool | None = None
+
+    def start(self) -> None:
+        """Answer calls, and say so in health."""
+        self._inner.start()
+        for name in ("", *self._names):
+            self._health.set(name, serving=True)
+
+    def set_health(self, name: str, *, serving: bool) -> None:
+        """What health says of one service, by its full name or by any other that operators may watch."""
+        self._health.set(name, serving=serving)
+
+    def stop(self, grace_s: float) -> bool:
+        """Refuse new calls, wait so long for those in flight, then cancel what is left. Health answers until the end.
+
+        Returns whether every handler has ended. Calling it again returns the same.
+        """
+        with self._stopping:
+            if self._ended is None:
+                self._ended = self._stop(Deadline.after(grace_s))
+            return self._ended
+
+    def _stop(self, deadline: Deadline) -> bool:
+        self._health.stop_serving()
+        self._router.close(spared=health.PATHS)
+        for lane in self._lanes.calls:
+            lane.wait_empty(deadline.left_s())
+        self._health.close()
+        # From here gRPC takes no call; the pools must outlive it, or its thread would die submitting to one.
+        self._inner.stop(_FLUSH_S).wait()
+        noticed = Deadline.after(_NOTICE_S)
+        ended = all(lane.wait_empty(noticed.left_s()) for lane in self._lanes.every)
+        for lane in self._lanes.every:
+            lane.shutdown(wait=ended, cancel_futures=True)
+        return ended
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        # Two servers on one port would share its calls in silence.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", 1024),
+        # Clients ping every 30 s while a call runs; gRPC's default would take that for an attack and hang up.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # And a client that is gone is noticed, so that its calls are cancelled.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def _bind(inner: grpc.Server, host: str, port: int) -> int:
+    try:
+        address = loopback(host)
+    except BadRequest as error:
+        raise ConfigError(f"host {error.message}") from error
+    _probe(address, port)
+    try:
+        return inner.add_insecure_port(f"{address}:{port}")
+    except RuntimeError as error:
+        raise ConfigError(f"port {port} of {address} cannot be bound") from error
+
+
+def _probe(address: str, port: int) -> None:
+    """Bind once without gRPC, which would log in its own words and not say why it failed."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {port} does not lie between 0 and 65535")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(f"port {port} is in use") from error
+            raise ConfigError(f"port {port} of {address} cannot be bound: {error.strerror}") from error

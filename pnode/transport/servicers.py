@@ -1,0 +1,120 @@
+"""Thin adapters between gRPC and the interfaces of api.py: bytes in, PNodeError or bytes out.
+
+Requests are parsed here, not by gRPC, which would answer a truncated message with INTERNAL.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from pnode.errors import Busy, Draining, PNodeError
+from pnode.transport.deadline import Deadline
+from pnode.transport.lanes import Lane
+from pnode.transport.methods import Method, methods_of, parsed, serialised
+from pnode.transport.status import abort
+
+log = logging.getLogger(__name__)
+
+Context = grpc.ServicerContext
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+# What a caller that found a lane full should wait: about the time of one short command.
+_RETRY_AFTER_S = 0.1
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """What every call is held to."""
+
+    max_message_bytes: int
+    default_deadline_s: float
+    max_deadline_s: float
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What gRPC calls for a method. It reads the thread pool to use from the attribute of this name."""
+
+    answer: Callable[[Any, Context], Any]
+    experimental_thread_pool: Lane
+
+    def __call__(self, request: Any, context: Context) -> Any:
+        return self.answer(request, context)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method as it is served: its handler, and the lane that it runs in."""
+
+    handler: Handler
+    lane: Lane
+
+
+class Router(grpc.GenericRpcHandler):
+    """Finds the handler of a call, or refuses it at once: before its message is even received."""
+
+    def __init__(self, refusals: Lane) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._refusals = refusals
+        self._spared: frozenset[str] = frozenset()
+        self._closed = False
+
+    def serve(self, service: ServiceDescriptor, api: object, lane: Lane, limits: CallLimits) -> None:
+        """Serve every method of a service by the attribute of `api` that has its name."""
+        for method in methods_of(service):
+            behaviour = Behaviour(_unary(method, getattr(api, method.attribute), limits), lane)
+            self.add(method.path, grpc.unary_unary_rpc_method_handler(behaviour), lane)
+
+    def add(self, path: str, handler: Handler, lane: Lane) -> None:
+        """Serve one method, of any kind."""
+        self._entries[path] = Entry(handler, lane)
+
+    def close(self, spared: frozenset[str]) -> None:
+        """Refuse every further call, but those to the methods that are spared."""
+        self._spared = spared
+        self._closed = True
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        path = handler_call_details.method
+        entry = self._entries.get(path)
+        if entry is None:
+            return None
+        if self._closed and path not in self._spared:
+            return self._refusal(Draining("this process is stopping"))
+        if entry.lane.full:
+            error = Busy(
+                f"{entry.lane.num_calls} calls are in the {entry.lane.name} lane", retry_after_s=_RETRY_AFTER_S
+            )
+            return self._refusal(error)
+        return entry.handler
+
+    def _refusal(self, error: PNodeError) -> Handler:
+        # A handler of request streams does not wait for the message: a refused caller costs neither it nor a thread.
+        def refuse(_messages: object, context: Context) -> NoReturn:
+            abort(context, error)
+
+        return grpc.stream_unary_rpc_method_handler(Behaviour(refuse, self._refusals))
+
+
+def _unary(
+    method: Method, call: Callable[[Any, Deadline], Any], limits: CallLimits
+) -> Callable[[bytes, Context], bytes]:
+    def answer(raw: bytes, context: Context) -> bytes:
+        try:
+            deadline = Deadline.of_call(context, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s)
+            deadline.check()
+            return serialised(call(parsed(method.request, raw), deadline), limits.max_message_bytes)
+        except PNodeError as error:
+            return abort(context, error)
+        except Exception:
+            # The boundary of the process: the caller learns that something failed, the log learns what.
+            log.exception("%s failed", method.path)
+            return abort(context, PNodeError("the call failed here; the log of that process says why"))
+
+    return answer
