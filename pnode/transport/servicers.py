@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -22,7 +22,8 @@ from pnode.transport.status import abort
 log = logging.getLogger(__name__)
 
 Context = grpc.ServicerContext
-Handler = grpc.RpcMethodHandler[Any, Any]
+# A class without type parameters where it runs, a generic one in its stubs.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 # What a caller that found a lane full should wait: about the time of one short command.
 _RETRY_AFTER_S = 0.1

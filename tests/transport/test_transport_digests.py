@@ -1,0 +1,79 @@
+"""The digest of a Train request: equal for retries, another for any change in what it computes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transport_fakes import fence
+
+from pnode.transport.digests import request_digest
+from pnode.v1 import tensor_pb2, vnode_pb2
+
+
+def request() -> vnode_pb2.TrainRequest:
+    meta = tensor_pb2.TensorMeta(name="x", dtype=tensor_pb2.DTYPE_F32, shape=[2, 1])
+    target = tensor_pb2.TensorMeta(name="label", dtype=tensor_pb2.DTYPE_I64, shape=[1])
+    return vnode_pb2.TrainRequest(
+        fence=fence(),
+        step=9,
+        microbatch=1,
+        num_microbatches=4,
+        batch_rows=64,
+        inputs=[meta],
+        targets=[target],
+        payloads=[bytes(8), bytes(8)],
+    )
+
+
+def test_the_key_is_no_part_of_it() -> None:
+    other = request()
+    other.fence.CopyFrom(fence("other"))
+    other.step, other.microbatch = 10, 2
+    assert request_digest(other) == request_digest(request())
+    assert len(request_digest(other)) == 32
+
+
+CHANGES: dict[str, Callable[[vnode_pb2.TrainRequest], object]] = {
+    "batch_rows": lambda r: setattr(r, "batch_rows", 65),
+    "num_microbatches": lambda r: setattr(r, "num_microbatches", 5),
+    "want_input_gradients": lambda r: setattr(r, "want_input_gradients", True),
+    "name": lambda r: setattr(r.inputs[0], "name", "y"),
+    "dtype": lambda r: setattr(r.inputs[0], "dtype", tensor_pb2.DTYPE_I32),
+    "shape": lambda r: r.inputs[0].shape.append(1),
+    "input becomes target": lambda r: (r.targets.add().CopyFrom(r.inputs[0]), r.inputs.pop()),
+    "order": lambda r: r.targets.insert(0, r.targets.pop()) or r.payloads.insert(0, b""),
+    "payload": lambda r: r.payloads.__setitem__(1, bytes(7) + b"\x01"),
+    "boundary of payloads": lambda r: (r.payloads.__setitem__(0, bytes(9)), r.payloads.__setitem__(1, bytes(7))),
+    "extreme shape": lambda r: r.inputs[0].shape.__setitem__(0, -(2**63)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_any_change_is_noticed(change: Callable[[vnode_pb2.TrainRequest], object]) -> None:
+    other = request()
+    change(other)
+    assert request_digest(other) != request_digest(request())
+
+
+TENSORS = st.lists(
+    st.builds(
+        lambda name, shape: tensor_pb2.TensorMeta(name=name, shape=shape),
+        st.text(max_size=2),
+        st.lists(st.integers(-(2**63), 2**63 - 1), max_size=2),
+    ),
+    max_size=2,
+)
+REQUESTS = st.builds(
+    lambda inputs, targets, payloads: vnode_pb2.TrainRequest(inputs=inputs, targets=targets, payloads=payloads),
+    TENSORS,
+    TENSORS,
+    st.lists(st.binary(max_size=3), max_size=3),
+)
+
+
+@given(REQUESTS, REQUESTS)
+def test_equal_digests_mean_equal_requests(one: vnode_pb2.TrainRequest, other: vnode_pb2.TrainRequest) -> None:
+    assert (request_digest(one) == request_digest(other)) == (one == other)
