@@ -42,6 +42,8 @@ class ChannelSettings:
             ("grpc.min_reconnect_backoff_ms", round(self.connect_timeout_s * 1e3)),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1e3)),
+            # gRPC sends a keepalive ping that had to wait as a common one, whose own limit is a minute.
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1e3)),
             ("grpc.http2.max_pings_without_data", 0),
             # Retries are the caller's, who knows what is idempotent; peers are addresses, so nothing is looked up,
             # and calls never leave by a proxy that the environment happens to name.

@@ -108,12 +108,14 @@ class Server:
         self._lanes = lanes
         self._health = status
         self._names = names
-        self._stopping = threading.Lock()
+        self._turning = threading.Lock()
+        self._started = False
         self._ended: bool | None = None
 
     def start(self) -> None:
         """Answer calls, and say so in health."""
-        self._inner.start()
+        with self._turning:
+            self._start()
         for name in ("", *self._names):
             self._health.set(name, serving=True)
 
@@ -126,14 +128,21 @@ class Server:
 
         Returns whether every handler has ended. Calling it again returns the same.
         """
-        with self._stopping:
+        with self._turning:
             if self._ended is None:
                 self._ended = self._stop(Deadline.after(grace_s))
             return self._ended
 
+    def _start(self) -> None:
+        if not self._started:
+            self._inner.start()
+            self._started = True
+
     def _stop(self, deadline: Deadline) -> bool:
         self._health.stop_serving()
         self._router.close(spared=health.PATHS)
+        # gRPC gives the port of a server back only if that has run.
+        self._start()
         for lane in self._lanes.calls:
             lane.wait_empty(deadline.left_s())
         self._health.close()
@@ -159,6 +168,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         # And a client that is gone is noticed, so that its calls are cancelled.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", 20_000),
     ]
 
 

@@ -36,18 +36,34 @@ def test_the_key_is_no_part_of_it() -> None:
     assert len(request_digest(other)) == 32
 
 
+def as_target(message: vnode_pb2.TrainRequest) -> None:
+    message.targets.insert(0, message.inputs.pop())
+
+
+def first_dim(message: vnode_pb2.TrainRequest) -> None:
+    message.inputs[0].shape[0] = -(2**63)
+
+
+def boundary(message: vnode_pb2.TrainRequest) -> None:
+    message.payloads[:] = [bytes(9), bytes(7)]
+
+
+def payload(message: vnode_pb2.TrainRequest) -> None:
+    message.payloads[1] = bytes(7) + b"\x01"
+
+
 CHANGES: dict[str, Callable[[vnode_pb2.TrainRequest], object]] = {
     "batch_rows": lambda r: setattr(r, "batch_rows", 65),
     "num_microbatches": lambda r: setattr(r, "num_microbatches", 5),
     "want_input_gradients": lambda r: setattr(r, "want_input_gradients", True),
     "name": lambda r: setattr(r.inputs[0], "name", "y"),
     "dtype": lambda r: setattr(r.inputs[0], "dtype", tensor_pb2.DTYPE_I32),
-    "shape": lambda r: r.inputs[0].shape.append(1),
-    "input becomes target": lambda r: (r.targets.add().CopyFrom(r.inputs[0]), r.inputs.pop()),
-    "order": lambda r: r.targets.insert(0, r.targets.pop()) or r.payloads.insert(0, b""),
-    "payload": lambda r: r.payloads.__setitem__(1, bytes(7) + b"\x01"),
-    "boundary of payloads": lambda r: (r.payloads.__setitem__(0, bytes(9)), r.payloads.__setitem__(1, bytes(7))),
-    "extreme shape": lambda r: r.inputs[0].shape.__setitem__(0, -(2**63)),
+    "rank": lambda r: r.inputs[0].shape.extend([1]),
+    "extreme dimension": first_dim,
+    "input becomes target": as_target,
+    "one more payload": lambda r: r.payloads.extend([b""]),
+    "payload": payload,
+    "boundary of payloads": boundary,
 }
 
 
