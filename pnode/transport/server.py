@@ -126,7 +126,8 @@ class Server:
     def stop(self, grace_s: float) -> bool:
         """Refuse new calls, wait so long for those in flight, then cancel what is left. Health answers until the end.
 
-        Returns whether every handler has ended. Calling it again returns the same.
+        Returns whether every handler has ended; one that heeds no deadline is left behind. Calling it again returns
+        the same.
         """
         with self._turning:
             if self._ended is None:
@@ -139,20 +140,21 @@ class Server:
             self._started = True
 
     def _stop(self, deadline: Deadline) -> bool:
-        self._health.stop_serving()
         self._router.close(spared=health.PATHS)
+        self._health.stop_serving()
         # gRPC gives the port of a server back only if that has run.
         self._start()
         for lane in self._lanes.calls:
             lane.wait_empty(deadline.left_s())
         self._health.close()
-        # From here gRPC takes no call; the pools must outlive it, or its thread would die submitting to one.
-        self._inner.stop(_FLUSH_S).wait()
+        terminated = self._inner.stop(_FLUSH_S).wait(_FLUSH_S + _NOTICE_S)
         noticed = Deadline.after(_NOTICE_S)
         ended = all(lane.wait_empty(noticed.left_s()) for lane in self._lanes.every)
-        for lane in self._lanes.every:
-            lane.shutdown(wait=ended, cancel_futures=True)
-        return ended
+        # The pools must outlive gRPC's own thread, which would die submitting a call to one that is shut.
+        if terminated:
+            for lane in self._lanes.every:
+                lane.shutdown(wait=ended, cancel_futures=True)
+        return terminated and ended
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

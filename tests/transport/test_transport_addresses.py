@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnode.errors import BadRequest
@@ -59,6 +59,7 @@ def test_what_is_not_host_and_port_is_refused(text: str) -> None:
     assert len(caught.value.message) < 300
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_does_harm(text: str) -> None:
     try:

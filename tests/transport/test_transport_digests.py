@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transport_fakes import fence
 
@@ -90,6 +90,7 @@ REQUESTS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(REQUESTS, REQUESTS)
 def test_equal_digests_mean_equal_requests(one: vnode_pb2.TrainRequest, other: vnode_pb2.TrainRequest) -> None:
     assert (request_digest(one) == request_digest(other)) == (one == other)

@@ -6,7 +6,7 @@ import random
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnode.errors import BadRequest, Busy, DeadlineExceeded, PeerUnavailable, WorkerLost
@@ -44,6 +44,7 @@ class Flaky:
         return "done"
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 10),
     st.floats(1, 1e300),

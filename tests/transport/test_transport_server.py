@@ -410,3 +410,16 @@ def test_stop_cancels_what_outlives_the_grace(serve: Serve, pool: ChannelPool, s
     assert server.stop(0.05) is True
     assert isinstance(call.wait().error, PeerUnavailable)
     assert server.stop(0.05) is True
+
+
+def test_stop_does_not_wait_for_a_handler_that_heeds_nothing(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    vnodes = BlockedVNodes()
+    server = serve(vnodes=vnodes)
+    call = Calling(lambda: RemoteVNode(pool, address_of(server)).forward(vnode_pb2.ForwardRequest(), soon))
+    try:
+        vnodes.wait_inside(1)
+        assert server.stop(0.0) is False
+        assert isinstance(call.wait().error, PeerUnavailable)
+        assert soon.left_s() > 15
+    finally:
+        vnodes.release.set()

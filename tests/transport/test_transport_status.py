@@ -49,6 +49,7 @@ def test_the_tree_is_whole_and_reasons_are_unique() -> None:
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+@settings(deadline=None)
 @given(message=st.text(st.characters(codec="utf-8"), max_size=200), retry_after_s=st.none() | st.floats(0, 3600))
 def test_each_class_comes_back_as_itself(kind: type[PNodeError], message: str, retry_after_s: float | None) -> None:
     error = made(kind, message, retry_after_s)
@@ -85,7 +86,7 @@ def test_codes_are_those_of_the_tree(kind: type[PNodeError], code: StatusCode) -
     assert code_of(made(kind, "words", None)) is code
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(TREE), message=WORDS, path=WORDS, retry_after_s=st.none() | st.floats(0, 1e300))
 def test_any_words_fit_into_real_trailers(
     echo: tuple[FakeVNodes, RemoteVNode], kind: type[PNodeError], message: str, path: str, retry_after_s: float | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnode.errors import BadRequest, TooLarge
@@ -27,6 +27,7 @@ def tensors(draw: st.DrawFn) -> list[TensorBytes]:
     return made
 
 
+@settings(deadline=None)
 @given(tensors())
 def test_what_is_packed_comes_back_through_the_wire(given_tensors: list[TensorBytes]) -> None:
     message = vnode_pb2.ForwardRequest(inputs=metas(given_tensors), payloads=payloads(given_tensors))
@@ -48,6 +49,7 @@ META = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(META, max_size=6), st.lists(st.binary(max_size=64), max_size=6), st.integers(0, 256))
 def test_whatever_comes_is_refused_or_fits(
     described: list[tensor_pb2.TensorMeta], raws: list[bytes], max_bytes: int
