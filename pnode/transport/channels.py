@@ -10,11 +10,21 @@ from dataclasses import dataclass
 
 import grpc
 
-from pnode.errors import PeerUnavailable
+from pnode.errors import ConfigError, PeerUnavailable
 from pnode.transport.addresses import Address
 
 # The largest message, unless configured: 64 MiB.
 MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+def size_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """The gRPC arguments for the largest message, either way. Raises ConfigError outside what protobuf can hold."""
+    if not 1 <= max_message_bytes < 2**31:
+        raise ConfigError(f"max_message_bytes {max_message_bytes} does not lie between 1 and {2**31 - 1}")
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+    ]
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,7 @@ class ChannelSettings:
     def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
         """The gRPC channel arguments."""
         return [
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
+            *size_options(max_message_bytes),
             ("grpc.initial_reconnect_backoff_ms", round(self.initial_reconnect_backoff_s * 1e3)),
             ("grpc.max_reconnect_backoff_ms", round(self.max_reconnect_backoff_s * 1e3)),
             # Whatever its name says, gRPC uses it as the time limit of one connection attempt.

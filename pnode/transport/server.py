@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from typing import NamedTuple
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 
 from pnode.errors import BadRequest, ConfigError
 from pnode.transport import health, methods
 from pnode.transport.addresses import loopback
 from pnode.transport.api import NodeApi, OrchestratorApi, RunsApi, VNodesApi
-from pnode.transport.channels import MAX_MESSAGE_BYTES
+from pnode.transport.channels import MAX_MESSAGE_BYTES, size_options
 from pnode.transport.deadline import Deadline
 from pnode.transport.health import Health
 from pnode.transport.lanes import Lane
@@ -51,27 +53,25 @@ def make_server(
     """
     limits = CallLimits(max_message_bytes, default_deadline_s, max_deadline_s)
     lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
-    router = Router(lanes.refusals)
-    names = []
-    for service, api, lane in (
-        (methods.VNODES, vnodes, lanes.work),
-        (methods.PNODE, node, lanes.control),
-        (methods.ORCHESTRATOR, orchestrator, lanes.control),
-        (methods.RUNS, runs, lanes.runs),
-    ):
-        if api is not None:
-            router.serve(service, api, lane, limits)
-            names.append(service.full_name)
-    status = Health(names)
-    status.add_to(router, lanes.health, lanes.streams)
-    health.add_reflection(router, names, lanes.streams)
-    inner = grpc.server(
-        lanes.work,
-        handlers=[router],
-        options=_options(max_message_bytes),
-        maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
-    )
-    return Server(inner, _bind(inner, host, port), router, lanes, status, names)
+    served = [
+        _Served(service, api, lane)
+        for service, api, lane in (
+            (methods.VNODES, vnodes, lanes.work),
+            (methods.PNODE, node, lanes.control),
+            (methods.ORCHESTRATOR, orchestrator, lanes.control),
+            (methods.RUNS, runs, lanes.runs),
+        )
+        if api is not None
+    ]
+    return Server(served, lanes, limits, host, port)
+
+
+class _Served(NamedTuple):
+    """A service, who implements it, and where its calls run."""
+
+    service: ServiceDescriptor
+    api: object
+    lane: Lane
 
 
 class _Lanes:
@@ -99,15 +99,22 @@ class _Lanes:
 class Server:
     """A server with its port. `start` serves, `stop` ends in good order; neither can be undone."""
 
-    def __init__(
-        self, inner: grpc.Server, port: int, router: Router, lanes: _Lanes, status: Health, names: list[str]
-    ) -> None:
-        self.port = port
-        self._inner = inner
-        self._router = router
+    def __init__(self, served: list[_Served], lanes: _Lanes, limits: CallLimits, host: str, port: int) -> None:
+        self._names = [each.service.full_name for each in served]
         self._lanes = lanes
-        self._health = status
-        self._names = names
+        self._router = Router(lanes.refusals)
+        for service, api, lane in served:
+            self._router.serve(service, api, lane, limits)
+        self._health = Health(self._names)
+        self._health.add_to(self._router, lanes.health, lanes.streams)
+        health.add_reflection(self._router, self._names, lanes.streams)
+        self._inner = grpc.server(
+            lanes.work,
+            handlers=[self._router],
+            options=_options(limits.max_message_bytes),
+            maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
+        )
+        self.port = _bind(self._inner, host, port)
         self._turning = threading.Lock()
         self._started = False
         self._ended: bool | None = None
@@ -161,8 +168,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     return [
         # Two servers on one port would share its calls in silence.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
+        *size_options(max_message_bytes),
         ("grpc.max_concurrent_streams", 1024),
         # Clients ping every 30 s while a call runs; gRPC's default would take that for an attack and hang up.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
