@@ -22,7 +22,7 @@ from pnode.transport.servicers import CallLimits, Router
 
 # Control calls are short: a burst of heartbeats waits its turn; this many may.
 _CONTROL_QUEUE = 1024
-# Refusals cost a few microseconds of one thread each; beyond this many at once gRPC itself refuses.
+# Refusals share one thread and wait for no message; beyond this many at once gRPC itself refuses.
 _MAX_REFUSALS = 4096
 # After the grace, this long for replies on their way out and for cancelled handlers to notice.
 _FLUSH_S = 0.5
