@@ -1,0 +1,154 @@
+"""Shared memory between the front and one worker: two sealed memfds, and the table of what lies where in them."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pnode.errors import BadRequest, TooLarge
+from pnode.sandbox.frames import FrameError
+from pnode.vnode.tensors import ITEM_BYTES, TensorBytes, num_bytes
+
+# Tensors start on cache lines.
+_ALIGNMENT = 64
+_MAX_TENSORS = 1_024
+_MAX_AXES = 16
+_MAX_DIM = 2**62
+_MAX_NAME_BYTES = 512
+
+# Not in Python's fcntl: no write and no new writable mapping, by anyone; the mapping that exists goes on (Linux 5.1).
+_F_SEAL_FUTURE_WRITE = 0x10
+# Truncating a mapped memfd kills its reader with SIGBUS.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Slot(NamedTuple):
+    """One tensor in an arena: `offset` in bytes."""
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Arena:
+    """A memfd, mapped. Made by the front for one worker and never used for another."""
+
+    def __init__(self, mapping: mmap.mmap) -> None:
+        self._mapping = mapping
+        self.size = len(mapping)
+
+    def pack(self, tensors: Sequence[TensorBytes]) -> list[Slot]:
+        """Copy the tensors in, one after the other. Raises BadRequest or TooLarge before anything is written."""
+        slots: list[Slot] = []
+        end = 0
+        if len(tensors) > _MAX_TENSORS:
+            raise TooLarge(f"{len(tensors)} tensors in one command, {_MAX_TENSORS} at most")
+        for tensor in tensors:
+            offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+            end = offset + _checked_bytes(tensor)
+            slots.append(Slot(tensor.name, tensor.dtype, tuple(tensor.shape), offset))
+        if end > self.size:
+            raise TooLarge(f"tensors of {end} bytes in one command, this VNode's spec allows {self.size}")
+        for slot, tensor in zip(slots, tensors, strict=True):
+            self._mapping[slot.offset : slot.offset + len(_flat(tensor))] = _flat(tensor)
+        return slots
+
+    def copy(self, slots: Sequence[Slot]) -> list[TensorBytes]:
+        """The tensors, each copied out once: what is checked and used is what no worker can change any more."""
+        return [
+            TensorBytes(slot.name, slot.dtype, slot.shape, self._mapping[slot.offset : slot.offset + _extent(slot)])
+            for slot in slots
+        ]
+
+    def view(self, slots: Sequence[Slot]) -> list[TensorBytes]:
+        """The tensors in place, valid until the next command."""
+        whole = memoryview(self._mapping)
+        return [
+            TensorBytes(slot.name, slot.dtype, slot.shape, whole[slot.offset : slot.offset + _extent(slot)])
+            for slot in slots
+        ]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._mapping.close()
+
+
+def create(name: str, num: int, *, worker_writes: bool) -> tuple[Arena, int]:
+    """A new arena of at least `num` bytes, and the descriptor to hand to the worker, which the caller closes.
+
+    Sealed against shrinking, growing and further seals; where the worker only reads, against its writing as well.
+    """
+    size = max(1, -(-num // mmap.PAGESIZE)) * mmap.PAGESIZE
+    fd = os.memfd_create(f"pnode-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        mapping = mmap.mmap(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS if worker_writes else _SEALS | _F_SEAL_FUTURE_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Arena(mapping), fd
+
+
+def attach(fd: int, *, writable: bool) -> Arena:
+    """Map an arena in the worker, whole."""
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return Arena(mmap.mmap(fd, os.fstat(fd).st_size, prot=protection))
+
+
+def to_wire(slots: Sequence[Slot]) -> list[object]:
+    """The table as it stands in a control frame."""
+    return [[slot.name, slot.dtype, list(slot.shape), slot.offset] for slot in slots]
+
+
+def from_wire(table: object, capacity: int) -> list[Slot]:
+    """The table of a control frame, checked against an arena of `capacity` bytes. Raises FrameError.
+
+    Tensors come in ascending order and may not overlap, so together they are no larger than the arena.
+    """
+    if not isinstance(table, list) or len(table) > _MAX_TENSORS:
+        raise FrameError("a table of tensors is no list or too long")
+    slots: list[Slot] = []
+    end = 0
+    for row in table:
+        slot = _slot(row)
+        if slot.offset < end or slot.offset + _extent(slot) > capacity:
+            raise FrameError("a tensor lies outside its arena or over another")
+        end = slot.offset + _extent(slot)
+        slots.append(slot)
+    return slots
+
+
+def _slot(row: object) -> Slot:
+    match row:
+        case [str(name), int(dtype), list(shape), int(offset)] if type(dtype) is int and type(offset) is int:
+            if len(name.encode("utf-8")) <= _MAX_NAME_BYTES and dtype in ITEM_BYTES and _is_shape(shape):
+                return Slot(name, dtype, tuple(shape), offset)
+    raise FrameError("a row in a table of tensors is malformed")
+
+
+def _is_shape(shape: Sequence[object]) -> bool:
+    return len(shape) <= _MAX_AXES and all(type(dim) is int and 0 <= dim <= _MAX_DIM for dim in shape)
+
+
+def _extent(slot: Slot) -> int:
+    return num_bytes(slot.dtype, slot.shape)
+
+
+def _flat(tensor: TensorBytes) -> memoryview:
+    return memoryview(tensor.payload).cast("B")
+
+
+def _checked_bytes(tensor: TensorBytes) -> int:
+    """Bytes of the payload. Raises BadRequest where the other side would refuse it."""
+    shape = list(tensor.shape)
+    if tensor.dtype not in ITEM_BYTES or not _is_shape(shape) or len(tensor.name.encode("utf-8")) > _MAX_NAME_BYTES:
+        raise BadRequest(f"tensor {tensor.name[:100]!r} has an unknown dtype, a bad shape or too long a name")
+    length = memoryview(tensor.payload).nbytes
+    if length != num_bytes(tensor.dtype, tensor.shape):
+        raise BadRequest(f"tensor {tensor.name!r} of shape {shape} has {length} bytes, not as many as its shape says")
+    return length

@@ -1,0 +1,129 @@
+"""The worker: one forked process, one VNode, one command at a time. It never returns to the zygote's code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
+
+from pnode.errors import PNodeError
+from pnode.sandbox import confinement, faults, frames, limits, shared
+from pnode.sandbox.verdict import EXIT_FAULT, EXIT_MEMORY, EXIT_ORPHAN, EXIT_PROTOCOL
+from pnode.vnode.tensors import TensorBytes
+
+log = logging.getLogger(__name__)
+
+Fields = dict[str, object]
+Answer = tuple[Fields, Sequence[TensorBytes]]
+# Allocators say it in words: torch's own, C++ libraries behind it, CUDA's.
+_MEMORY_WORDS = ("can't allocate memory", "bad_alloc", "out of memory", "Cannot allocate memory")
+
+
+class Commands(Protocol):
+    """What a worker can be asked: the VNode itself. Tensors are views, valid until the next command."""
+
+    def __call__(self, command: str, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        """Run one command. A survivable PNodeError goes to the caller; any other exception ends the worker."""
+        ...
+
+
+def enter(body: Callable[[], int], *, parent: int, keep: Sequence[int], bounds: limits.WorkerLimits) -> NoReturn:
+    """Confine this freshly forked process, run `body` and leave with its exit code."""
+    code = EXIT_FAULT
+    try:
+        if not confinement.die_with_parent(parent):
+            os._exit(EXIT_ORPHAN)
+        os.setsid()
+        confinement.reset_signals()
+        confinement.close_all_but(keep)
+        confinement.give_up_privileges()
+        if not bounds.is_cuda:
+            # Autograd looks for devices by itself, and a driver's threads have no place in a CPU worker.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        limits.apply(bounds)
+        code = body()
+    except MemoryError:
+        code = EXIT_MEMORY
+    except BaseException:  # noqa: BLE001 - the boundary of a process: nothing may unwind into the zygote's loop
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def serve(
+    channel: socket.socket, inbox_fd: int, outbox_fd: int, *, bounds: limits.WorkerLimits, commands: Commands
+) -> int:
+    """Answer commands until the front closes its end. Returns the exit code."""
+    inbox = shared.attach(inbox_fd, writable=False)
+    outbox = shared.attach(outbox_fd, writable=True)
+    os.close(inbox_fd)
+    os.close(outbox_fd)
+    while (received := frames.receive(channel)) is not None:
+        limits.allow_cpu(bounds.cpu_s)
+        try:
+            command = _Command.of(received.frame, inbox)
+        except frames.FrameError:
+            return EXIT_PROTOCOL
+        reply, code = command.run(commands, outbox)
+        frames.send(channel, reply)
+        if code is not None:
+            # The front must have read why before our exit is reported to it; it hangs up then.
+            channel.recv(1)
+            return code
+    return 0
+
+
+class _Command:
+    """One command as it came from the front."""
+
+    def __init__(self, sequence: int, name: str, fields: Fields, tensors: Sequence[TensorBytes]) -> None:
+        self._sequence = sequence
+        self._name = name
+        self._fields = fields
+        self._tensors = tensors
+
+    @classmethod
+    def of(cls, frame: frames.Frame, inbox: shared.Arena) -> _Command:
+        slots = shared.from_wire(frame.get("tensors"), inbox.size)
+        sequence = frames.integer(frame, "sequence")
+        return cls(sequence, frames.text(frame, "command"), frames.table(frame, "fields"), inbox.view(slots))
+
+    def run(self, commands: Commands, outbox: shared.Arena) -> tuple[frames.Frame, int | None]:
+        """The reply, and the exit code if it is the last one."""
+        try:
+            fields, tensors = commands(self._name, self._fields, self._tensors)
+            reply = self._reply({"fields": fields, "tensors": shared.to_wire(outbox.pack(tensors))})
+            frames.encode(reply)  # one that is too large is our fault, not the socket's
+            return reply, None
+        except PNodeError as error:
+            if not faults.is_survivable(error):
+                return self._fault(error)
+            return self._reply({"error": faults.to_wire(error)}), None
+        except Exception as error:  # noqa: BLE001 - the boundary of a process: the front must hear of it
+            return self._out_of_memory(error) if _is_memory(error) else self._fault(error)
+
+    def _out_of_memory(self, error: Exception) -> tuple[frames.Frame, int]:
+        limits.open_last_words()
+        # The frames of the traceback hold the tensors of the command that did not fit.
+        message = f"went over its memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        error.__traceback__ = None
+        return self._reply({"error": faults.last_words("LIMIT_BREACH", message)}), EXIT_MEMORY
+
+    def _fault(self, error: Exception) -> tuple[frames.Frame, int]:
+        # The text of an unexpected exception may quote anything, so only its kind goes to callers.
+        message = f"the worker failed in {self._name!r} with {type(error).__name__}"
+        trace = "".join(traceback.format_exception(error))
+        return self._reply({"error": faults.last_words("INTERNAL", message, trace)}), EXIT_FAULT
+
+    def _reply(self, body: frames.Frame) -> frames.Frame:
+        return {"sequence": self._sequence, **body}
+
+
+def _is_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _MEMORY_WORDS)
