@@ -1,0 +1,67 @@
+"""Where a backward puts a gradient: into the parameter's own buffer, continuing its chain, or into a fresh tensor.
+
+The contract wants the gradient of a whole batch to equal, bit for bit, the one summed over its microbatches in order.
+`p.grad += new` would add two finished sums; so a backward continues the chain that stands in `p.grad` and returns no
+gradient of its own. Only a leaf that torch is about to accumulate into is treated so. Under `torch.autograd.grad`
+the same backward starts from +0, returns the gradient, and leaves `p.grad` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Gradient(NamedTuple):
+    """One gradient under way."""
+
+    buffer: Tensor
+    """Contiguous binary32; holds the chain so far (+0 at the beginning). The kernel continues it in place."""
+    returned: Tensor | None
+    """What the backward returns to torch for this input: None when the buffer is the parameter's own .grad."""
+
+
+def gradient_of(ctx: Any, position: int, like: Tensor, operator: str) -> Gradient | None:
+    """Decide where the gradient of input `position` goes; call this inside a backward, once per such input.
+
+    ctx: the autograd context, whose `next_functions` name the node that each input's gradient flows to.
+    like: a tensor with the input's shape.
+    None: nobody asks for this gradient; skip the work.
+
+    torch's own answer decides (`_will_engine_execute_node`, torch 2.13): True, the node of the leaf runs after us, so
+    we may fill .grad ourselves; False, `backward(inputs=...)` leaves this leaf out; RuntimeError, `autograd.grad`
+    collects the leaf's gradient.
+    """
+    if not ctx.needs_input_grad[position]:
+        return None
+    node = ctx.next_functions[position][0]
+    leaf: Tensor | None = getattr(node, "variable", None)
+    if leaf is None:
+        return _separate(like)
+    try:
+        accumulates = torch._C._will_engine_execute_node(node)
+    except RuntimeError:
+        return _separate(like)
+    return _in_place(leaf, operator) if accumulates else None
+
+
+def _separate(like: Tensor) -> Gradient:
+    buffer = torch.zeros(like.shape, dtype=torch.float32)
+    return Gradient(buffer, buffer)
+
+
+def _in_place(leaf: Tensor, operator: str) -> Gradient:
+    if leaf._backward_hooks or leaf._post_accumulate_grad_hooks:
+        raise RuntimeError(
+            f"{operator}: a parameter has gradient hooks, which fused accumulation into .grad would pass by; "
+            "remove them, or ask for the gradient with torch.autograd.grad"
+        )
+    if leaf.grad is None:
+        leaf.grad = torch.zeros(leaf.shape, dtype=torch.float32)
+    grad = leaf.grad
+    if grad.dtype != torch.float32 or not grad.is_contiguous():
+        raise RuntimeError(f"{operator}: .grad must be a contiguous float32 tensor to be accumulated into")
+    torch.autograd.graph.increment_version(grad)
+    return Gradient(grad, None)

@@ -1,0 +1,97 @@
+"""The one way in which this package compiles: Numba with fixed options, fixed signatures, lazily, from a safe cache.
+
+Two decorators:
+
+    @kernel("void(intp, intp, intp)")   called from Python, with pointers as integers; compiled on the first call
+    @inlined / @routine                 called from kernels only; inlined always / as the compiler likes
+
+Nothing may be fused, reassociated or promoted behind the contract's back: fastmath is off, products and sums are
+never contracted (use `_intrinsics.fma32`), and a function that needs binary64 says so with `binary64=True`; a test
+reads the typed code of all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numba import extending
+
+from samebits._cache import KernelCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_njit: Any = numba.njit
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
+
+f32 = numba.float32  # casts that compile: f32(x) rounds once, to nearest even
+f64 = numba.float64
+i32 = numba.int32
+i64 = numba.int64
+u32 = numba.uint32
+u64 = numba.uint64
+
+
+class Kernel:
+    """One compiled entry point. Calling it compiles it, or loads it from the cache, once; later calls are direct."""
+
+    def __init__(self, function: Callable[..., Any], signature: str, *, binary64: bool) -> None:
+        self.name = f"{function.__module__.rpartition('.')[2].lstrip('_')}.{function.__name__}"
+        self.binary64 = binary64
+        self.signature = signature
+        self.dispatcher: Any = _njit(**OPTIONS)(function)
+        self.dispatcher._cache = KernelCache(self.name, function)
+        self.__doc__ = function.__doc__
+        self._entry: Callable[..., Any] = self._first_call
+
+    def load(self) -> None:
+        """Compile now, or load from the cache."""
+        if self._entry is not self.dispatcher:
+            self.dispatcher.compile(self.signature)
+            self.dispatcher.disable_compile()
+            self._entry = self.dispatcher
+
+    def _first_call(self, *arguments: Any) -> Any:
+        self.load()
+        return self.dispatcher(*arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._entry(*arguments)
+
+
+KERNELS: dict[str, Kernel] = {}
+ROUTINES: dict[Any, bool] = {}  # dispatcher -> may it use binary64
+
+
+def kernel(signature: str, *, binary64: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a function an entry point with one signature, e.g. "void(intp, intp, float32)"."""
+
+    def wrap(function: Callable[..., Any]) -> Kernel:
+        made = Kernel(function, signature, binary64=binary64)
+        if made.name in KERNELS:
+            raise ValueError(f"samebits: two kernels are called {made.name}")
+        KERNELS[made.name] = made
+        return made
+
+    return wrap
+
+
+def _compiled(function: Function, options: dict[str, Any], binary64: bool) -> Function:
+    dispatcher = _njit(**options)(function)
+    ROUTINES[dispatcher] = binary64
+    return cast(Function, dispatcher)
+
+
+def inlined(*, binary64: bool = False) -> Callable[[Function], Function]:
+    """Make a small function callable from kernels, always inlined by LLVM, so that loops around it vectorise."""
+    return lambda function: _compiled(function, {**OPTIONS, "forceinline": True}, binary64)
+
+
+def routine(*, binary64: bool = False) -> Callable[[Function], Function]:
+    """Make a larger function callable from kernels; LLVM decides whether to inline it."""
+    return lambda function: _compiled(function, OPTIONS, binary64)
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's intrinsic, typed: the function returns (signature, generator of LLVM IR)."""
+    return cast(Callable[..., Any], extending.intrinsic(function))
