@@ -52,10 +52,7 @@ class TrainChain:
         inputs, targets = self._tensors(request)
         admission = self._admit(vnode, request, key, deadline)
         if isinstance(admission, Answer):
-            reply = vnode_pb2.TrainReply()
-            reply.CopyFrom(admission.reply)
-            reply.duplicate = True
-            return reply
+            return _again(admission.reply)
         try:
             return self._run(vnode, request, key, inputs, targets, deadline)
         except BaseException:
@@ -179,6 +176,16 @@ class TrainChain:
         if backoff.attempts >= _TRIES:
             raise error
         return backoff.next_s(error)
+
+
+def _again(reply: object) -> vnode_pb2.TrainReply:
+    """A reply that was given before, marked as such."""
+    if not isinstance(reply, vnode_pb2.TrainReply):
+        raise TypeError(f"the ledger of a VNode holds TrainReply messages, not {type(reply).__name__}")
+    again = vnode_pb2.TrainReply()
+    again.CopyFrom(reply)
+    again.duplicate = True
+    return again
 
 
 # A peer that is gone stays gone until the run recovers, and recovery is the orchestrator's: few tries are enough.

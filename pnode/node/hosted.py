@@ -77,7 +77,7 @@ class HostedVNode:
         return self._fence
 
     @property
-    def state(self) -> vnode_pb2.VNodeState:
+    def state(self) -> vnode_pb2.VNodeState.ValueType:
         """ALLOCATED until the first request made a worker, LOST after that worker died, else SERVING."""
         if self._lost is not None:
             return vnode_pb2.VNODE_STATE_LOST
@@ -129,7 +129,8 @@ class HostedVNode:
         tensors = self._shelf.fetch(record, sizes.state_bytes(self.spec), deadline)
         worker = self._fork(self.spec, self._worker_died)
         try:
-            worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+            if tensors:
+                worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
         except BaseException:
             worker.close()
             raise

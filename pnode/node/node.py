@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections.abc import Callable
 
 from pnode.errors import ConfigError, PNodeError
 from pnode.node import capabilities
@@ -27,7 +28,7 @@ from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
 from pnode.transport.server import Server, make_server
-from pnode.v1 import node_pb2, vnode_pb2
+from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Node:
             node=control,
             host=settings.host,
             port=settings.port,
+            max_threads=settings.max_calls,
             max_message_bytes=settings.max_message_bytes,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
@@ -211,7 +213,8 @@ class Node:
     def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:
         return HostedVNode(request, fork=self._fork, shelf=self._shelf, on_lost=self._reporter.report)
 
-    def _fork(self, *args: object) -> Worker: ...
+    def _fork(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> Worker:
+        return self._zygote.fork(spec, on_exit=lambda _, verdict: died(verdict.reason, verdict.message))
 
     def _local(self, run: str, vnode: str) -> Route | None:
         found = self._allocations.find(run, vnode)

@@ -21,6 +21,9 @@ class NodeSettings:
     vnode_memory_bytes: int | None = None
     max_message_bytes: int = 64 << 20
     max_queue: int = 64
+    # Calls to VNodes at once. It must cover the windows of all VNodes here, or a chain that comes back to this node
+    # could find no thread; idle threads are never made.
+    max_calls: int = 256
     drain_s: float = 30.0
     join_s: float = 60.0
     default_deadline_s: float = 60.0
