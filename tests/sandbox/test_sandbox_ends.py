@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, Exits, open_fds
 from sandbox_specs import MIB, linear_spec
+from sandbox_world import DEADLINE_S, Exits, open_fds
 
 from pnode.errors import LimitBreach, PNodeError, WallClockBreach, WorkerLost
 from pnode.sandbox import frames

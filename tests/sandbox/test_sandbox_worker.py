@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from conftest import Exits, hostile
+from sandbox_specs import linear_spec
+from sandbox_world import Exits, hostile
 
 from pnode.errors import BadRequest, BlobCorrupt, DeadlineExceeded, SpecError, StepMismatch, TooLarge, WorkerLost
 from pnode.sandbox.supervisor import WorkerProcess, ZygoteProcess
@@ -123,10 +125,8 @@ def test_commands_of_many_threads_do_not_mix(worker: WorkerProcess) -> None:
 
 
 def test_a_bad_spec_is_refused_and_leaves_no_process(hostile_zygote: ZygoteProcess, exits: Exits) -> None:
-    bad = spec_pb2.VNodeSpec()
-    bad.CopyFrom(_named("bad"))
     with pytest.raises(SpecError):
-        hostile_zygote.fork(bad, on_exit=exits)
+        hostile_zygote.fork(_named("bad"), on_exit=exits)
     with pytest.raises(WorkerLost, match="code 9"):
         hostile_zygote.fork(_named("dies"), on_exit=exits)
     # Whoever got an exception is not told a second time.
@@ -149,8 +149,6 @@ def test_a_closed_worker_is_gone_without_a_report(
 
 
 def _named(name: str) -> spec_pb2.VNodeSpec:
-    from sandbox_specs import linear_spec
-
     spec = linear_spec()
     spec.id = name
     return spec
@@ -161,12 +159,7 @@ def _children(zygote: ZygoteProcess) -> list[str]:
 
 
 def test_the_front_needs_no_torch() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, pnode.sandbox.supervisor; print(sorted({'torch', 'samebits', 'grpc', 'numba'} & set(sys.modules)))"
-    )
+    heavy = "{'torch', 'samebits', 'grpc', 'numba'}"
+    code = f"import sys, pnode.sandbox.supervisor; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.strip() == "[]"
-    assert os.getpid() > 0

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, Exits, hostile, open_fds
+from sandbox_world import DEADLINE_S, Exits, hostile, open_fds
 
 from pnode.errors import ConfigError, DeadlineExceeded, PNodeError, Unavailable
 from pnode.sandbox.supervisor import ZygoteProcess

@@ -1,0 +1,161 @@
+"""The zygote's real program: torch, samebits and Stage. Everything that a worker needs is imported and compiled here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import samebits
+import torch
+
+from pnode.errors import BadRequest
+from pnode.sandbox import probe_torch, rehearsal
+from pnode.sandbox.frames import FrameError, integer
+from pnode.sandbox.program import Note
+from pnode.sandbox.worker import Answer, Fields
+from pnode.v1 import tensor_pb2
+from pnode.vnode import spec as vnode_spec
+from pnode.vnode.stage import Stage
+from pnode.vnode.tensors import TensorBytes
+
+_DTYPES: dict[int, torch.dtype] = {
+    tensor_pb2.DTYPE_F32: torch.float32,
+    tensor_pb2.DTYPE_BF16: torch.bfloat16,
+    tensor_pb2.DTYPE_I64: torch.int64,
+    tensor_pb2.DTYPE_I32: torch.int32,
+    tensor_pb2.DTYPE_U8: torch.uint8,
+    tensor_pb2.DTYPE_BOOL: torch.bool,
+}
+_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+
+
+class StageCommands:
+    """One VNode's Stage behind the commands of its worker."""
+
+    def __init__(self, *, num_threads: int, device: str) -> None:
+        self._num_threads = num_threads
+        self._device = device
+        self._stage: Stage | None = None
+        self._commands = {
+            "forward": self._forward,
+            "begin": self._begin,
+            "finish": self._finish,
+            "discard": self._discard,
+            "apply": self._apply,
+            "state": self._state,
+            "restore": self._restore,
+            "describe": self._describe,
+        }
+
+    def __call__(self, command: str, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        """Run a command of the Stage. Raises BadRequest for an unknown one or for missing fields."""
+        if command == "create":
+            return self._create(tensors)
+        method = self._commands.get(command)
+        if method is None or self._stage is None:
+            raise BadRequest(f"no command {command[:100]!r}, or none before create")
+        try:
+            return method(self._stage, fields, tensors)
+        except FrameError as error:
+            raise BadRequest(f"{command}: {error}") from None
+
+    def _create(self, tensors: Sequence[TensorBytes]) -> Answer:
+        (raw,) = tensors
+        self._stage = Stage(
+            vnode_spec.from_bytes(bytes(raw.payload)), device=self._device, num_threads=self._num_threads
+        )
+        return self._describe(self._stage, {}, ())
+
+    def _describe(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        about: Fields = {"version": stage.version, "accumulated": stage.accumulated}
+        return {**about, "numerics_class": stage.numerics_class}, ()
+
+    def _forward(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        return {"version": stage.version}, self._packed(stage.forward(self._unpacked(tensors)))
+
+    def _begin(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        num_inputs = integer(fields, "num_inputs")
+        outputs = stage.begin(
+            integer(fields, "step"),
+            integer(fields, "microbatch"),
+            integer(fields, "batch_rows"),
+            self._unpacked(tensors[:num_inputs]),
+            self._unpacked(tensors[num_inputs:]),
+        )
+        return {}, self._packed(outputs)
+
+    def _finish(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        finished = stage.finish(
+            integer(fields, "step"),
+            integer(fields, "microbatch"),
+            self._unpacked(tensors),
+            want_input_gradients=bool(fields.get("want_input_gradients")),
+        )
+        about: Fields = {"loss_sum": float(finished.loss_sum), "duplicate": finished.duplicate}
+        return about, self._packed(finished.input_gradients)
+
+    def _discard(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        stage.discard(integer(fields, "microbatch"))
+        return {}, ()
+
+    def _apply(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        applied = stage.apply(integer(fields, "step"), integer(fields, "num_microbatches"))
+        return {"version": applied.version, "loss": applied.loss}, ()
+
+    def _state(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        state = stage.state()
+        about: Fields = {"version": stage.version}
+        return about, [TensorBytes("state", tensor_pb2.DTYPE_U8, (len(state),), state)]
+
+    def _restore(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        stage.restore(bytes(tensors[0].payload) if tensors else None)
+        return self._describe(stage, {}, ())
+
+    def _unpacked(self, tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
+        found = {tensor.name: _tensor(tensor).to(self._device) for tensor in tensors}
+        if len(found) != len(tensors):
+            raise BadRequest("a tensor came twice")
+        return found
+
+    def _packed(self, tensors: Mapping[str, torch.Tensor]) -> list[TensorBytes]:
+        return [_bytes(name, tensor) for name, tensor in tensors.items()]
+
+
+def _tensor(tensor: TensorBytes) -> torch.Tensor:
+    """A copy: the inbox is written again by the next command, while graphs keep their inputs."""
+    raw = torch.empty(memoryview(tensor.payload).nbytes, dtype=torch.uint8)
+    raw.numpy()[:] = np.frombuffer(tensor.payload, np.uint8)
+    # A bool is one bit of truth, whatever byte came; torch takes any other byte for undefined.
+    typed = raw != 0 if tensor.dtype == tensor_pb2.DTYPE_BOOL else raw.view(_DTYPES[tensor.dtype])
+    return typed.reshape(tensor.shape)
+
+
+def _bytes(name: str, tensor: torch.Tensor) -> TensorBytes:
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    payload = memoryview(flat.view(torch.uint8).numpy())
+    return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), payload)
+
+
+class StageProgram:
+    """What children of the zygote run."""
+
+    def commands(self, *, num_threads: int, device: str) -> StageCommands:
+        """Of a VNode that `create` will make."""
+        return StageCommands(num_threads=num_threads, device=device)
+
+    def probe(self) -> dict[str, object]:
+        """What torch finds here."""
+        return probe_torch.report()
+
+
+def load(note: Note) -> StageProgram:
+    """Load or compile every kernel in one thread, and run each command once."""
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    samebits.set_num_threads(1)
+    note("compiling or loading kernels; the first time takes about a minute")
+    samebits.warm()
+    samebits.canary()
+    note("rehearsing")
+    rehearsal.run(StageCommands(num_threads=1, device="cpu"))
+    return StageProgram()
