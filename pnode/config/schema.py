@@ -146,7 +146,7 @@ class JobSection(Section):
     microbatches: Annotated[Whole, Field(ge=1, le=64)] = Field(description="microbatches of a batch, all in flight")
     steps: Count = Field(description="training steps")
     batch: Annotated[Whole, Field(ge=1, le=1024)] = Field(description="rows of a whole batch")
-    seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(description="of parameters, split and batch order")
+    seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(description="of initial parameters and batch order")
     profile: Literal["samebits-1", "torch"] = Field(description="numerics: samebits-1 or torch")
     lr: Annotated[Number, Field(gt=0, lt=1000)] = Field(description="AdamW's learning rate")
     weight_decay: Annotated[Number, Field(ge=0, lt=1000)] = Field(description="AdamW's weight decay")
