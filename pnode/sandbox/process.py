@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import select
 import socket
 import threading
@@ -236,5 +237,10 @@ class WorkerProcess:
 def _arenas(spec: spec_pb2.VNodeSpec) -> tuple[shared.Arena, shared.Arena, tuple[int, ...]]:
     """Inbox, outbox and their descriptors. The spec itself is the first thing to go through the inbox."""
     inbox, inbox_fd = shared.create("inbox", max(sizes.inbox_bytes(spec), spec.ByteSize()), worker_writes=False)
-    outbox, outbox_fd = shared.create("outbox", sizes.outbox_bytes(spec), worker_writes=True)
+    try:
+        outbox, outbox_fd = shared.create("outbox", sizes.outbox_bytes(spec), worker_writes=True)
+    except BaseException:
+        inbox.close()
+        os.close(inbox_fd)
+        raise
     return inbox, outbox, (inbox_fd, outbox_fd)

@@ -1,4 +1,4 @@
-"""The zygote's real program: torch, samebits and Stage. Everything that a worker needs is imported and compiled here."""
+"""The zygote's real program: torch, samebits and Stage. All that a worker needs is imported and compiled here."""
 
 from __future__ import annotations
 
@@ -132,8 +132,7 @@ def _tensor(tensor: TensorBytes) -> torch.Tensor:
 
 def _bytes(name: str, tensor: torch.Tensor) -> TensorBytes:
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    payload = memoryview(flat.view(torch.uint8).numpy())
-    return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), payload)
+    return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
 
 
 class StageProgram:

@@ -116,7 +116,10 @@ class ZygoteProcess:
         """
         started = time.monotonic()
         incarnation = self._await_incarnation(deadline_s)
-        worker = WorkerProcess(spec, self._limits(spec, num_threads or self.num_threads))
+        try:
+            worker = WorkerProcess(spec, self._limits(spec, num_threads or self.num_threads))
+        except OSError as error:
+            raise Unavailable(f"no descriptors or memory for a worker: {error}", retry_after_s=_RETRY_AFTER_S) from None
         try:
             incarnation.request(worker.child, "fork", worker.fds)
             worker.child.wait_attached(max(0.0, deadline_s - (time.monotonic() - started)))
@@ -135,8 +138,13 @@ class ZygoteProcess:
         return worker_limits.of_spec(spec.limits, num_threads=num_threads, device=device)
 
     def probe(self, deadline_s: float = 60.0) -> dict[str, Any]:
-        """What torch finds here: `versions`, `gpus`, `numerics_classes`, `cpu_capability`. Raises Unavailable."""
-        return probing.ask(self._await_incarnation(deadline_s), deadline_s)
+        """What torch finds here: `versions`, `gpus`, `cpu_capability`, and the `numerics_classes` of our device.
+
+        Raises Unavailable.
+        """
+        found = probing.ask(self._await_incarnation(deadline_s), deadline_s)
+        theirs = found.pop("torch_classes", {}).get(self.device)
+        return {**found, "numerics_classes": ["samebits-1", theirs] if theirs else ["samebits-1"]}
 
     def _choose_device(self, deadline_s: float) -> None:
         found = bool(self.probe(deadline_s)["gpus"])

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sandbox_specs import linear_spec
 
+from pnode.errors import PNodeError
 from pnode.sandbox import frames, shared
 from pnode.sandbox.frames import MAX_FRAME_BYTES, FrameError
+from pnode.sandbox.limits import WorkerLimits
+from pnode.sandbox.process import WorkerProcess
 from pnode.vnode.tensors import ITEM_BYTES, num_bytes
 
 _scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(allow_nan=False), st.text())
@@ -124,6 +129,35 @@ def test_a_closed_other_end_is_none() -> None:
 def test_an_integer_is_no_other_type(value: object) -> None:
     with pytest.raises(FrameError):
         frames.integer({"a": value}, "a")
+
+
+# Replies
+
+_reply_keys = st.sampled_from(["sequence", "fields", "tensors", "error", "reason", "message", "path", "why"])
+_reply_values = st.recursive(
+    _scalars | st.sampled_from(["BAD_SPEC", "BAD_REQUEST", "CONFIG", "STEP_MISMATCH"]) | st.just(0),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_reply_keys, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@pytest.fixture(scope="module")
+def unborn() -> Iterator[WorkerProcess]:
+    """A worker that was never forked: enough to judge replies."""
+    worker = WorkerProcess(linear_spec(), WorkerLimits(1, 1.0, 1, "cpu"))
+    yield worker
+    worker.close()
+
+
+@given(st.dictionaries(_reply_keys, _reply_values, max_size=5))
+def test_any_reply_is_an_answer_an_error_of_a_request_or_refused(
+    unborn: WorkerProcess, reply: dict[str, object]
+) -> None:
+    try:
+        answer = unborn._opened({"sequence": 0, **reply}, "a test")
+    except (FrameError, PNodeError):
+        return
+    assert sum(len(tensor.payload) for tensor in answer.tensors) <= unborn._outbox.size
 
 
 # The table of tensors

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -128,6 +131,24 @@ def test_a_stopped_zygote_costs_a_caller_no_more_than_its_deadline(spec: spec_pb
         assert zygote.fork(spec).call("echo", {"a": 1}, deadline_s=10).fields == {"a": 1}
         children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
         assert len(children) == 1
+
+
+def test_nothing_outlives_the_front(spec: spec_pb2.VNodeSpec) -> None:
+    """The front is killed with SIGKILL: nobody is left to clean up, the kernel does."""
+    front = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("doomed_front.py"))], stdout=subprocess.PIPE, text=True
+    )
+    assert front.stdout is not None
+    pidfds = [os.pidfd_open(int(pid)) for pid in front.stdout.readline().split()]
+    assert len(pidfds) == 3
+    front.kill()
+    for pidfd in pidfds:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        assert poll.poll(DEADLINE_S * 1000), "a process outlived the front"
+        os.close(pidfd)
+    front.wait(DEADLINE_S)
+    front.stdout.close()
 
 
 def test_close_ends_everything(spec: spec_pb2.VNodeSpec, exits: Exits) -> None:
