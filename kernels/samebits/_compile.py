@@ -24,12 +24,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _njit: Any = numba.njit
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
 
-f32 = numba.float32  # casts that compile: f32(x) rounds once, to nearest even
-f64 = numba.float64
-i32 = numba.int32
-i64 = numba.int64
-u32 = numba.uint32
-u64 = numba.uint64
+f32 = cast(Callable[[Any], float], numba.float32)  # casts that compile: f32(x) rounds once, to nearest even
+f64 = cast(Callable[[Any], float], numba.float64)
+i32 = cast(Callable[[Any], int], numba.int32)
+i64 = cast(Callable[[Any], int], numba.int64)
+u32 = cast(Callable[[Any], int], numba.uint32)
+u64 = cast(Callable[[Any], int], numba.uint64)
 
 
 class Kernel:
