@@ -1,0 +1,51 @@
+"""Between bytes and torch: the wire's dtypes, and states' tensors. Bytes are little-endian, as on every host we run."""
+
+from __future__ import annotations
+
+import numpy as np
+import samebits
+import torch
+from torch import Tensor
+
+from pnode.v1 import tensor_pb2
+from pnode.vnode.state import StateTensor
+from pnode.vnode.tensors import TensorBytes
+
+DTYPES: dict[int, torch.dtype] = {
+    tensor_pb2.DTYPE_F32: torch.float32,
+    tensor_pb2.DTYPE_BF16: torch.bfloat16,
+    tensor_pb2.DTYPE_I64: torch.int64,
+    tensor_pb2.DTYPE_I32: torch.int32,
+    tensor_pb2.DTYPE_U8: torch.uint8,
+    tensor_pb2.DTYPE_BOOL: torch.bool,
+}
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+
+
+def to_torch(tensor: TensorBytes) -> Tensor:
+    """A tensor of its own memory on the CPU. The bytes' size must have been checked."""
+    memory = torch.from_numpy(np.frombuffer(tensor.payload, dtype=np.uint8).copy())
+    return memory.view(DTYPES[tensor.dtype]).view(tensor.shape)
+
+
+def to_bytes(name: str, tensor: Tensor) -> TensorBytes:
+    """The bytes of a tensor: a view of its memory where it lies in C order on the CPU."""
+    return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), content(tensor))
+
+
+def content(tensor: Tensor) -> memoryview:
+    """The tensor's elements as bytes in C order."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def from_state(tensor: StateTensor) -> Tensor:
+    """An f32 tensor of its own memory."""
+    return torch.from_numpy(np.frombuffer(tensor.content, dtype="<f4").copy().reshape(tensor.shape))
+
+
+def canonical(tensor: Tensor) -> Tensor:
+    """The same values, every NaN the canonical one. A tensor without a NaN is handed back as it is."""
+    if not tensor.is_floating_point() or not bool(torch.isnan(tensor).any()):
+        return tensor
+    return samebits.canonical_(tensor.detach().cpu().clone())
