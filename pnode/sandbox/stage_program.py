@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import samebits
 import torch
 
@@ -17,16 +16,7 @@ from pnode.v1 import tensor_pb2
 from pnode.vnode import spec as vnode_spec
 from pnode.vnode.stage import Stage
 from pnode.vnode.tensors import TensorBytes
-
-_DTYPES: dict[int, torch.dtype] = {
-    tensor_pb2.DTYPE_F32: torch.float32,
-    tensor_pb2.DTYPE_BF16: torch.bfloat16,
-    tensor_pb2.DTYPE_I64: torch.int64,
-    tensor_pb2.DTYPE_I32: torch.int32,
-    tensor_pb2.DTYPE_U8: torch.uint8,
-    tensor_pb2.DTYPE_BOOL: torch.bool,
-}
-_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+from pnode.vnode.torch_tensors import to_bytes, to_torch
 
 
 class StageCommands:
@@ -71,7 +61,7 @@ class StageCommands:
         return {**about, "numerics_class": stage.numerics_class}, ()
 
     def _forward(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
-        return {"version": stage.version}, self._packed(stage.forward(self._unpacked(tensors)))
+        return {"version": stage.version}, _packed(stage.forward(_unpacked(tensors)))
 
     def _begin(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         num_inputs = integer(fields, "num_inputs")
@@ -79,20 +69,20 @@ class StageCommands:
             integer(fields, "step"),
             integer(fields, "microbatch"),
             integer(fields, "batch_rows"),
-            self._unpacked(tensors[:num_inputs]),
-            self._unpacked(tensors[num_inputs:]),
+            _unpacked(tensors[:num_inputs]),
+            _unpacked(tensors[num_inputs:]),
         )
-        return {}, self._packed(outputs)
+        return {}, _packed(outputs)
 
     def _finish(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         finished = stage.finish(
             integer(fields, "step"),
             integer(fields, "microbatch"),
-            self._unpacked(tensors),
+            _unpacked(tensors),
             want_input_gradients=bool(fields.get("want_input_gradients")),
         )
         about: Fields = {"loss_sum": float(finished.loss_sum), "duplicate": finished.duplicate}
-        return about, self._packed(finished.input_gradients)
+        return about, _packed(finished.input_gradients)
 
     def _discard(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         stage.discard(integer(fields, "microbatch"))
@@ -111,28 +101,17 @@ class StageCommands:
         stage.restore(bytes(tensors[0].payload) if tensors else None)
         return self._describe(stage, {}, ())
 
-    def _unpacked(self, tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
-        found = {tensor.name: _tensor(tensor).to(self._device) for tensor in tensors}
-        if len(found) != len(tensors):
-            raise BadRequest("a tensor came twice")
-        return found
 
-    def _packed(self, tensors: Mapping[str, torch.Tensor]) -> list[TensorBytes]:
-        return [_bytes(name, tensor) for name, tensor in tensors.items()]
-
-
-def _tensor(tensor: TensorBytes) -> torch.Tensor:
-    """A copy: the inbox is written again by the next command, while graphs keep their inputs."""
-    raw = torch.empty(memoryview(tensor.payload).nbytes, dtype=torch.uint8)
-    raw.numpy()[:] = np.frombuffer(tensor.payload, np.uint8)
-    # A bool is one bit of truth, whatever byte came; torch takes any other byte for undefined.
-    typed = raw != 0 if tensor.dtype == tensor_pb2.DTYPE_BOOL else raw.view(_DTYPES[tensor.dtype])
-    return typed.reshape(tensor.shape)
+def _unpacked(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
+    """Copies: the inbox is written again by the next command, while graphs keep their inputs."""
+    found = {tensor.name: to_torch(tensor) for tensor in tensors}
+    if len(found) != len(tensors):
+        raise BadRequest("a tensor came twice")
+    return found
 
 
-def _bytes(name: str, tensor: torch.Tensor) -> TensorBytes:
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
+def _packed(tensors: Mapping[str, torch.Tensor]) -> list[TensorBytes]:
+    return [to_bytes(name, tensor) for name, tensor in tensors.items()]
 
 
 class StageProgram:

@@ -155,9 +155,9 @@ def run(fd: int, front: int, load: Load) -> int:
 def _load(note: Callable[[str], None]) -> Program:
     note("importing torch")
     # Imported here and not above: the note must be out before the seconds that this takes.
-    from pnode.sandbox import stage_program  # noqa: PLC0415
+    from pnode.sandbox.stage_program import load  # noqa: PLC0415
 
-    return stage_program.load(note)
+    return load(note)
 
 
 if __name__ == "__main__":
