@@ -1,0 +1,82 @@
+"""A run in one process, without any network: the same stages, called one after the other.
+
+By default the model is uncut and a batch is one microbatch: the plainest way to the digest that every other way must
+reach. Imports torch; drivers and the devnet's parent process do not import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pnode.client.batch import Batch, from_array
+from pnode.v1 import spec_pb2, tensor_pb2
+from pnode.vnode.chain import validate_chain
+from pnode.vnode.stage import Stage
+from pnode.vnode.state import run_digest
+from pnode.vnode.tensors import TensorBytes
+
+_TORCH = {
+    tensor_pb2.DTYPE_F32: torch.float32,
+    tensor_pb2.DTYPE_I64: torch.int64,
+    tensor_pb2.DTYPE_I32: torch.int32,
+    tensor_pb2.DTYPE_U8: torch.uint8,
+    tensor_pb2.DTYPE_BOOL: torch.bool,
+}
+
+
+class LocalRun:
+    """All VNodes of a run in this process. Raises SpecError for specs that are no chain."""
+
+    def __init__(self, specs: Sequence[spec_pb2.VNodeSpec], *, device: str = "cpu", num_threads: int = 1) -> None:
+        validate_chain(specs)
+        self._stages = [Stage(spec, device=device, num_threads=num_threads) for spec in specs]
+
+    @property
+    def numerics_class(self) -> str:
+        """Only results of equal classes may be compared."""
+        return self._stages[0].numerics_class
+
+    def step(self, step: int, batch: Batch, num_microbatches: int = 1) -> float:
+        """Train one step on a whole batch; returns its mean loss."""
+        for index, part in enumerate(batch.split(num_microbatches)):
+            self._train(step, index, part, batch.num_rows)
+        applied = [stage.apply(step, num_microbatches) for stage in self._stages]
+        loss = applied[-1].loss
+        assert loss is not None, "the last VNode owns the loss"
+        return loss
+
+    def _train(self, step: int, microbatch: int, part: Batch, batch_rows: int) -> None:
+        values = _tensors(part.inputs)
+        for stage in self._stages:
+            targets = _tensors(part.targets) if stage is self._stages[-1] else {}
+            values = stage.begin(step, microbatch, batch_rows, values, targets)
+        gradients: dict[str, Tensor] = {}
+        for stage in reversed(self._stages):
+            wanted = stage is not self._stages[0]
+            gradients = stage.finish(step, microbatch, gradients, want_input_gradients=wanted).input_gradients
+
+    def forward(self, rows: Batch) -> list[TensorBytes]:
+        """Inference: the last VNode's outputs, as a driver gets them."""
+        values = _tensors(rows.inputs)
+        for stage in self._stages:
+            values = stage.forward(values)
+        return [from_array(name, value.numpy(force=True)) for name, value in values.items()]
+
+    def states(self) -> list[bytes]:
+        """The state record of every VNode, in model order."""
+        return [stage.state() for stage in self._stages]
+
+    def digest(self) -> str:
+        """SHA-256 of weights and optimizer state, the same however the model is cut."""
+        return run_digest(self.states())
+
+
+def _tensors(tensors: Sequence[TensorBytes]) -> dict[str, Tensor]:
+    return {tensor.name: _tensor(tensor) for tensor in tensors}
+
+
+def _tensor(tensor: TensorBytes) -> Tensor:
+    return torch.frombuffer(bytearray(tensor.payload), dtype=_TORCH[tensor.dtype]).reshape(tensor.shape)

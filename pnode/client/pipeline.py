@@ -1,0 +1,143 @@
+"""The VNodes of a run in one generation, as a driver calls them: Train, Apply, Forward, Describe."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pnode.client.batch import Batch
+from pnode.errors import Busy, PNodeError
+from pnode.transport.api import VNodesApi
+from pnode.transport.deadline import Deadline
+from pnode.transport.retry import Backoff, retry
+from pnode.transport.tensors import metas, unpack
+from pnode.v1 import orchestrator_pb2, vnode_pb2
+from pnode.vnode.tensors import TensorBytes
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One VNode where it is now."""
+
+    fence: vnode_pb2.Fence
+    vnode: VNodesApi
+
+
+# Told of a call that failed: the fence of the VNode called, and how.
+OnFailure = Callable[[vnode_pb2.Fence, PNodeError], None]
+
+
+class Pipeline:
+    """All VNodes in model order, under the fences of one generation.
+
+    call_s: the deadline of each call. on_failure: told at once, from the thread of the call that failed.
+    """
+
+    def __init__(
+        self,
+        status: orchestrator_pb2.RunStatus,
+        vnodes: Callable[[str], VNodesApi],
+        threads: Executor,
+        *,
+        call_s: float,
+        max_message_bytes: int,
+        backoff: Callable[[], Backoff],
+        closing: threading.Event,
+        on_failure: OnFailure,
+    ) -> None:
+        self.generation = status.generation
+        self._places = [Place(location.fence, vnodes(location.address)) for location in status.locations]
+        self._threads = threads
+        self._call_s = call_s
+        self._max_message_bytes = max_message_bytes
+        self._backoff = backoff
+        self._closing = closing
+        self._on_failure = on_failure
+
+    def versions(self) -> list[int]:
+        """The version of every VNode."""
+        return [reply.version for reply in self._each(self._describe)]
+
+    def _describe(self, place: Place, deadline: Deadline) -> vnode_pb2.DescribeReply:
+        request = vnode_pb2.DescribeRequest(run=place.fence.run, vnode=place.fence.vnode)
+        return place.vnode.describe(request, deadline)
+
+    def train(self, step: int, batch: Batch, num_microbatches: int) -> None:
+        """All microbatches of a step, at once, into the first VNode. None is left under way when one fails."""
+        first = self._places[0]
+        futures = [
+            self._threads.submit(
+                self._call, first, self._train_request(first, step, index, part, batch, num_microbatches)
+            )
+            for index, part in enumerate(batch.split(num_microbatches))
+        ]
+        _all(futures)
+
+    def _train_request(
+        self, first: Place, step: int, microbatch: int, part: Batch, batch: Batch, num_microbatches: int
+    ) -> Callable[[Place, Deadline], vnode_pb2.TrainReply]:
+        request = vnode_pb2.TrainRequest(
+            fence=first.fence,
+            step=step,
+            microbatch=microbatch,
+            num_microbatches=num_microbatches,
+            batch_rows=batch.num_rows,
+            want_input_gradients=False,
+            inputs=metas(part.inputs),
+            targets=metas(part.targets),
+            payloads=[bytes(tensor.payload) for tensor in (*part.inputs, *part.targets)],
+        )
+        return lambda place, deadline: place.vnode.train(request, deadline)
+
+    def apply(self, step: int, num_microbatches: int) -> float | None:
+        """The optimizer step everywhere; returns the batch's mean loss. May be asked again."""
+
+        def ask(place: Place, deadline: Deadline) -> vnode_pb2.ApplyReply:
+            request = vnode_pb2.ApplyRequest(fence=place.fence, step=step, num_microbatches=num_microbatches)
+            return place.vnode.apply(request, deadline)
+
+        last = self._each(ask)[-1]
+        return last.loss if last.HasField("loss") else None
+
+    def forward(self, rows: Batch) -> list[TensorBytes]:
+        """Inference through all VNodes, one after the other."""
+        tensors: Sequence[TensorBytes] = rows.inputs
+        for place in self._places:
+            request = vnode_pb2.ForwardRequest(
+                fence=place.fence, inputs=metas(tensors), payloads=[bytes(tensor.payload) for tensor in tensors]
+            )
+            reply = self._call(place, _forwarding(request))
+            tensors = unpack(reply.outputs, reply.payloads, max_bytes=self._max_message_bytes)
+        return list(tensors)
+
+    def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:
+        """Ask every VNode at once; answers in model order."""
+        return _all([self._threads.submit(self._call, place, ask) for place in self._places])
+
+    def _call(self, place: Place, ask: Callable[[Place, Deadline], T]) -> T:
+        """One call; a busy VNode is asked again while the deadline lasts."""
+        deadline = Deadline.after(self._call_s)
+        try:
+            return retry(lambda: ask(place, deadline), deadline, self._backoff(), self._closing.wait, on=(Busy,))
+        except PNodeError as error:
+            self._on_failure(place.fence, error)
+            raise
+
+
+def _forwarding(request: vnode_pb2.ForwardRequest) -> Callable[[Place, Deadline], vnode_pb2.ForwardReply]:
+    return lambda place, deadline: place.vnode.forward(request, deadline)
+
+
+def _all(futures: Sequence[Future[T]]) -> list[T]:
+    """Results in order. The first failure is raised, after every other call has ended too."""
+    failed = [future.exception() for future in as_completed(futures) if future.exception() is not None]
+    if failed and failed[0] is not None:
+        raise failed[0]
+    return [future.result() for future in futures]
