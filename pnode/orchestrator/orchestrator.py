@@ -1,0 +1,133 @@
+"""One orchestrator, wired: core, executor, services, server and ticker. Embeddable, or alone as role=orchestrator.
+
+Its state is in memory, and what must outlive it is in the store: specs, generations, run manifests. After a restart
+nodes join again and drivers submit again; runs go on from their newest manifest. SQLite and PostgreSQL come with an
+issue of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from pnode.orchestrator import events
+from pnode.orchestrator.core import Core
+from pnode.orchestrator.executor import Executor
+from pnode.orchestrator.service import NodeDesk, RunDesk
+from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.storage.blob import BlobStore
+from pnode.transport.server import make_server
+from pnode.v1 import orchestrator_pb2
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 1.0
+
+
+class Orchestrator:
+    """Serves nodes and drivers on one port. The store is the caller's, who closes it after this.
+
+    `clock` is monotonic and `unix_clock` is the wall clock, both in seconds; `token` makes the ids of leases.
+    Raises ConfigError where the host is not loopback or the port cannot be bound.
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        settings: OrchestratorSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+        token: Callable[[], str] = secrets.token_urlsafe,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        # Milliseconds of the wall clock: above every incarnation that an earlier life gave away.
+        self._core = Core(settings, first_incarnation=max(1, int(unix_clock() * 1000)))
+        # Reentrant, so that a service may post an event and read its effect in one moment.
+        self._changed = threading.Condition(threading.RLock())
+        self._closing = threading.Event()
+        self.nodes = NodeDesk(self, settings, unix_clock)
+        self.runs = RunDesk(self, settings, store, token)
+        self._server = make_server(
+            orchestrator=self.nodes,
+            runs=self.runs,
+            host=settings.host,
+            port=settings.port,
+            max_message_bytes=settings.max_message_bytes,
+            default_deadline_s=settings.default_deadline_s,
+            max_deadline_s=settings.max_deadline_s,
+        )
+        self._executor = Executor(store, settings, self._took)
+        self._ticker = threading.Thread(target=self._tick_until_closing, name="ticker", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that it serves on."""
+        return self._server.port
+
+    @property
+    def address(self) -> str:
+        """Where nodes and drivers find it, as host:port."""
+        return f"{self._settings.host}:{self.port}"
+
+    def start(self) -> None:
+        """Serve, and let time pass."""
+        self._server.start()
+        self._ticker.start()
+        log.info("the orchestrator serves on %s", self.address)
+
+    def close(self) -> None:
+        """Stop serving and end everything under way. Safe to call twice, and before `start`."""
+        self._closing.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+        self._executor.close()
+        self._server.stop(_GRACE_S)
+
+    def _tick_until_closing(self) -> None:
+        while not self._closing.wait(self._settings.tick_s):
+            self.tick()
+
+    def tick(self) -> None:
+        """Let the core see the time once. The ticker does; so may whoever brings a clock of its own."""
+        self._took(events.Ticked())
+
+    # What the services need
+
+    def post(self, event: events.Event) -> None:
+        """Take an event in and begin what follows. Raises PNodeError where it is refused."""
+        with self._changed:
+            self._executor.perform(self._core.handle(event, self._clock()))
+            self._changed.notify_all()
+
+    def _took(self, event: events.Event) -> None:
+        try:
+            self.post(event)
+        except Exception:  # the boundary of a thread; without this the fault would vanish with its future
+            log.exception("the core refused %s", type(event).__name__)
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Core]:
+        """The core, under the lock; `post` may be called inside."""
+        with self._changed:
+            yield self._core
+
+    def wait_for(self, predicate: Callable[[Core], bool], timeout_s: float) -> bool:
+        """Wait until something is true of the core; False when `timeout_s` passed first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: predicate(self._core), timeout=timeout_s)
+
+    def ticket(self) -> tuple[int, Future[orchestrator_pb2.CheckpointReply]]:
+        """A ticket for an answer to come, and where it will arrive."""
+        return self._executor.ticket()
+
+    def forget(self, ticket: int) -> None:
+        """Nobody waits for that answer any more."""
+        self._executor.forget(ticket)

@@ -1,0 +1,123 @@
+"""Membership: incarnations fence ghosts; silence expires. Leases and patience, too: small pure parts."""
+
+from __future__ import annotations
+
+import pytest
+from orchestrator_world import capabilities, uuid_of
+
+from pnode.errors import Busy, Conflict, LeaseLost
+from pnode.orchestrator.leases import Lease
+from pnode.orchestrator.membership import Member, Membership
+from pnode.orchestrator.patience import Patience
+from pnode.v1 import node_pb2
+
+A, B = uuid_of(1), uuid_of(2)
+HERE, ELSEWHERE = "127.0.0.1:1", "127.0.0.1:2"
+LOAD = node_pb2.Load()
+
+
+@pytest.fixture
+def members() -> Membership:
+    return Membership(silence_s=90.0, max_nodes=2)
+
+
+def join(members: Membership, uuid: str = A, address: str = HERE, now: float = 0.0) -> Member:
+    return members.register(uuid, address, capabilities(), now)
+
+
+def test_incarnations_rise(members: Membership) -> None:
+    assert [join(members, A).incarnation, join(members, B).incarnation, join(members, A).incarnation] == [1, 2, 3]
+
+
+def test_a_heartbeat_keeps_a_member(members: Membership) -> None:
+    member = join(members)
+    assert members.heartbeat(A, member.incarnation, node_pb2.Load(num_vnodes=3), 80.0) is member
+    assert member.load.num_vnodes == 3
+    assert members.silent(170.0) == []
+    assert members.silent(170.1) == [member]
+
+
+@pytest.mark.parametrize("incarnation", [0, 2, 99])
+def test_another_incarnation_is_nobody(members: Membership, incarnation: int) -> None:
+    join(members)
+    assert members.heartbeat(A, incarnation, LOAD, 1.0) is None
+    assert members.heartbeat(B, 1, LOAD, 1.0) is None
+    assert not members.remove(A, incarnation)
+
+
+def test_a_restarted_node_fences_its_older_self(members: Membership) -> None:
+    old = join(members).incarnation
+    new = join(members)
+    assert members.heartbeat(A, old, LOAD, 1.0) is None
+    assert not members.remove(A, old)
+    assert members.remove(A, new.incarnation)
+
+
+def test_a_ghost_elsewhere_is_refused_rather_than_asked_back(members: Membership) -> None:
+    old = join(members, A, HERE).incarnation
+    join(members, A, ELSEWHERE)
+    with pytest.raises(Conflict, match=ELSEWHERE):
+        members.heartbeat(A, old, LOAD, 1.0)
+
+
+def test_a_full_house_takes_nobody_new(members: Membership) -> None:
+    join(members, A)
+    join(members, B)
+    with pytest.raises(Busy):
+        join(members, uuid_of(3))
+    join(members, B)
+
+
+def test_a_drain_is_timed_from_its_first_word(members: Membership) -> None:
+    member = join(members)
+    assert not member.draining
+    member.drain(10.0)
+    member.drain(50.0)
+    assert member.draining
+    assert members.overdue(70.0, 60.0) == []
+    assert members.overdue(70.1, 60.0) == [member]
+
+
+def test_lease_of_one_holder_is_renewed_and_keeps_its_id() -> None:
+    lease = Lease("a", "first", 10.0)
+    lease.take("a", "second", 5.0, 10.0)
+    assert (lease.id, lease.expires_s) == ("first", 15.0)
+    lease.renew("first", 12.0, 10.0)
+    assert lease.expires_s == 22.0
+
+
+def test_lease_passes_on_only_when_it_expired() -> None:
+    lease = Lease("a", "first", 10.0)
+    with pytest.raises(LeaseLost, match="'a' holds this run") as refused:
+        lease.take("b", "second", 9.0, 10.0)
+    assert refused.value.retry_after_s == pytest.approx(1.0)
+    lease.renew("first", 11.0, 10.0)
+    lease.take("b", "second", 21.0, 10.0)
+    assert (lease.holder, lease.id) == ("b", "second")
+    with pytest.raises(LeaseLost):
+        lease.renew("first", 22.0, 10.0)
+    with pytest.raises(LeaseLost):
+        lease.check("first")
+
+
+def test_patience_ends_only_without_progress() -> None:
+    patience = Patience(max_losses=2, retry_s=0.1, retry_cap_s=1.0, avoid_s=5.0)
+    assert [patience.lost("a"), patience.lost("a"), patience.lost("b"), patience.lost("a")] == [0, 0, 0, 3]
+    patience.progressed(4)
+    assert patience.lost("a") == 0
+    patience.progressed(4)
+    assert [patience.lost("a"), patience.lost("a")] == [0, 3]
+
+
+def test_pauses_double_up_to_the_cap_and_begin_again() -> None:
+    patience = Patience(max_losses=2, retry_s=0.1, retry_cap_s=0.5, avoid_s=5.0)
+    assert [patience.pause_s() for _ in range(6)] == [0.0, 0.1, 0.2, 0.4, 0.5, 0.5]
+    patience.served()
+    assert patience.pause_s() == 0.0
+
+
+def test_a_node_is_avoided_for_a_while() -> None:
+    patience = Patience(max_losses=2, retry_s=0.1, retry_cap_s=0.5, avoid_s=5.0)
+    patience.avoid("v", A, 10.0)
+    assert patience.avoided(14.9) == {("v", A)}
+    assert patience.avoided(15.0) == frozenset()

@@ -1,0 +1,318 @@
+"""Everything at once, at random: joins, crashes, partitions, reports, lost answers, any order. What must always hold.
+
+- never two allocations of one VNode under one epoch, and the epoch rises on every move
+- generations only rise
+- a run that says RUNNING stands, on every node that still lives, in one generation at one version
+- one commit of a run at a time, and versions of one generation only rise
+- when the storm is over, every run is RUNNING again
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from orchestrator_world import RUNNING, FakeNode, World, run_spec
+
+from pnode.errors import (
+    BlobCorrupt,
+    Busy,
+    DeadlineExceeded,
+    Draining,
+    LimitBreach,
+    PeerUnavailable,
+    PNodeError,
+    StaleFence,
+    StoreUnavailable,
+    UnknownVNode,
+    WorkerLost,
+)
+from pnode.orchestrator import events
+from pnode.orchestrator.actions import Action, Allocate, Commit, Release, Restore
+from pnode.orchestrator.recovery import Phase
+from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.v1 import vnode_pb2
+
+RUNS = ("a", "b")
+INDEX = st.integers(0, 1000)
+ERRORS: list[PNodeError] = [
+    PeerUnavailable("refused"),
+    DeadlineExceeded("silent"),
+    Busy("full"),
+    Draining("leaving"),
+    StaleFence("newer here"),
+    WorkerLost("died"),
+    LimitBreach("over its memory"),
+    StoreUnavailable("no answer"),
+    UnknownVNode("never heard"),
+    BlobCorrupt("not what it says"),
+    PNodeError("internal"),
+]
+
+
+class Storm(RuleBasedStateMachine):
+    """Two runs on up to five nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(OrchestratorSettings(max_losses=10**6, spread=True))
+        self.world.on_action = self.asked
+        self.epochs: dict[tuple[str, str], int] = {}
+        self.generations: dict[str, int] = {}
+        self.committing: set[str] = set()
+        self.served: dict[str, int] = {}
+        self.tickets = 0
+
+    @initialize()
+    def begin(self) -> None:
+        for index in (1, 2, 3):
+            self.world.join(index)
+        for run in RUNS:
+            self.world.submit(run_spec(run, memory=(30, 20, 10)))
+
+    def asked(self, action: Action) -> None:
+        """Every action, as the core asks for it."""
+        if isinstance(action, Allocate):
+            location = action.location
+            key = (location.run, location.vnode)
+            assert location.epoch > self.epochs.get(key, 0), "the epoch rises on every move"
+            self.epochs[key] = location.epoch
+        if isinstance(action, Allocate | Restore):
+            assert action.generation >= action.location.epoch
+        if isinstance(action, Commit):
+            assert action.run not in self.committing, "one commit at a time"
+            self.committing.add(action.run)
+
+    def node(self, index: int) -> FakeNode:
+        return list(self.world.nodes.values())[index % len(self.world.nodes)]
+
+    # What happens to actions
+
+    def done(self, action: Action) -> None:
+        if isinstance(action, Commit):
+            self.committing.discard(action.run)
+
+    def perform(self, index: int, **how: Any) -> None:
+        position = index % len(self.world.queue)
+        self.done(self.world.queue[position])
+        self.world.perform(position, **how)
+
+    @precondition(lambda self: self.world.queue)
+    @rule(index=INDEX)
+    def action_succeeds(self, index: int) -> None:
+        self.perform(index)
+
+    @precondition(lambda self: self.world.queue)
+    @rule()
+    def oldest_action_succeeds(self) -> None:
+        self.perform(0)
+
+    @precondition(lambda self: self.world.queue)
+    @rule(index=INDEX, error=st.sampled_from(ERRORS), deaf=st.booleans())
+    def action_fails(self, index: int, error: PNodeError, deaf: bool) -> None:
+        self.perform(index, error=error, deaf=deaf)
+
+    # What happens to nodes
+
+    @precondition(lambda self: len(self.world.nodes) < 5)
+    @rule()
+    def node_joins(self) -> None:
+        self.world.join(len(self.world.nodes) + 1)
+
+    @rule(index=INDEX)
+    def node_vanishes(self, index: int) -> None:
+        self.node(index).alive = False
+
+    @rule(index=INDEX)
+    def node_reappears_as_it_was(self, index: int) -> None:
+        self.node(index).alive = True
+
+    @rule(index=INDEX)
+    def node_restarts(self, index: int) -> None:
+        self.world.restart(self.node(index))
+
+    @rule(index=INDEX, state=st.sampled_from([vnode_pb2.VNODE_STATE_LOST, None]), told=st.booleans())
+    def worker_dies(self, index: int, state: vnode_pb2.VNodeState.ValueType | None, told: bool) -> None:
+        node = self.node(index)
+        if not node.vnodes or not node.alive:
+            return
+        run, vnode = sorted(node.vnodes)[index % len(node.vnodes)]
+        found = node.vnodes[run, vnode]
+        if state is None:
+            del node.vnodes[run, vnode]
+        else:
+            found.state = state
+        if told:
+            fence = vnode_pb2.Fence(run=run, vnode=vnode, generation=found.generation, epoch=found.epoch)
+            self.world.tell(events.FailureReported(node.uuid, fence, "WORKER_LOST", ""))
+
+    @rule(index=INDEX)
+    def node_drains(self, index: int) -> None:
+        self.node(index).draining = True
+
+    @rule(index=INDEX, with_records=st.booleans())
+    def node_leaves(self, index: int, with_records: bool) -> None:
+        node = self.node(index)
+        every = tuple(node.record(vnode, found.version) for (_run, vnode), found in node.vnodes.items())
+        self.world.tell(events.NodeLeft(node.uuid, node.incarnation, "SIGTERM", every if with_records else ()))
+        node.alive = False
+
+    @rule(index=INDEX)
+    def heartbeat(self, index: int) -> None:
+        self.world.beat(self.node(index))
+
+    @rule(seconds=st.sampled_from([1, 5, 31, 91]), heartbeats=st.booleans())
+    def time_passes(self, seconds: int, heartbeats: bool) -> None:
+        self.world.pass_time(seconds, heartbeats=heartbeats)
+
+    @rule(run=st.sampled_from(RUNS), index=INDEX, reason=st.sampled_from(["PEER_UNAVAILABLE", "WORKER_LOST", "BUSY"]))
+    def somebody_reports(self, run: str, index: int, reason: str) -> None:
+        locations = self.world.core.run(run).locations
+        if locations:
+            self.world.report(locations[index % len(locations)].vnode, reason, run=run)
+
+    # What drivers do
+
+    @rule(run=st.sampled_from(RUNS), steps=st.integers(1, 3))
+    def driver_trains(self, run: str, steps: int) -> None:
+        if self.world.status(run).state == RUNNING and self.whole(run):
+            version = self.fakes(run)[0].version
+            self.world.train_to(version + steps, run)
+
+    @rule(run=st.sampled_from(RUNS))
+    def driver_checkpoints(self, run: str) -> None:
+        found = self.world.core.run(run)
+        version = max((fake.version for fake in self.fakes(run)), default=0)
+        self.tickets += 1
+        try:
+            self.world.checkpoint(found.lease.id, version, ticket=self.tickets, run=run)
+        except PNodeError:
+            # Refused while it recovers, or one is under way: drivers come back.
+            return
+
+    @rule(run=st.sampled_from(RUNS))
+    def driver_finishes_and_comes_back(self, run: str) -> None:
+        self.world.tell(events.RunFinished(run, self.world.core.run(run).lease.id))
+        self.world.submit(self.world.core.run(run).spec)
+
+    @rule(up=st.booleans())
+    def store_comes_and_goes(self, up: bool) -> None:
+        self.world.store.up = up
+
+    @rule(run=st.sampled_from(RUNS), index=INDEX)
+    def a_blob_is_spoilt(self, run: str, index: int) -> None:
+        stored = self.world.store.stored.get(run, [])
+        if stored:
+            records = stored[0].manifest.vnodes
+            self.world.store.bad.add(records[index % len(records)].sha256)
+
+    # What must hold
+
+    def fakes(self, run: str) -> list[Any]:
+        """The VNodes of a run as their nodes have them, where the core believes them to be."""
+        every = []
+        for location in self.world.core.run(run).locations:
+            fake = self.world.nodes[location.node_uuid].vnodes.get((run, location.vnode))
+            if fake is not None:
+                every.append(fake)
+        return every
+
+    def whole(self, run: str) -> bool:
+        """Whether training is possible at all: everyone there, in one generation, at one version."""
+        locations = self.world.core.run(run).locations
+        nodes = [self.world.nodes[location.node_uuid] for location in locations]
+        fakes = self.fakes(run)
+        generation = self.world.core.run(run).generation
+        return (
+            len(fakes) == 3
+            and all(node.alive for node in nodes)
+            and all(
+                (fake.generation, fake.epoch, fake.state) == (generation, location.epoch, vnode_pb2.VNODE_STATE_SERVING)
+                for fake, location in zip(fakes, locations, strict=True)
+            )
+            and len({fake.version for fake in fakes}) == 1
+        )
+
+    @invariant()
+    def one_allocation_for_one_epoch(self) -> None:
+        seen = [
+            (run, vnode, fake.epoch) for node in self.world.nodes.values() for (run, vnode), fake in node.vnodes.items()
+        ]
+        assert len(seen) == len(set(seen))
+
+    @invariant()
+    def generations_only_rise(self) -> None:
+        for run, found in self.world.core.runs.items():
+            assert found.generation >= self.generations.get(run, 0)
+            self.generations[run] = found.generation
+
+    @invariant()
+    def manifests_hold_one_version_and_generations_rise(self) -> None:
+        for stored in self.world.store.stored.values():
+            newest_first = [(each.manifest.generation, each.manifest.version) for each in stored]
+            assert newest_first == sorted(newest_first, reverse=True)
+            for each in stored:
+                assert [record.vnode for record in each.manifest.vnodes] == ["v0", "v1", "v2"]
+
+    @invariant()
+    def nobody_is_given_more_than_it_grants(self) -> None:
+        for member in self.world.core.membership.every():
+            held = self.world.core.topology.on_node(member.uuid)
+            assert sum(location.memory_bytes for location in held) <= member.capabilities.vnode_memory_bytes
+
+    @invariant()
+    def running_means_placed(self) -> None:
+        for run in self.world.core.runs.values():
+            if run.phase is Phase.SERVING:
+                assert len(run.locations) == 3
+                assert all(self.world.core.membership.find(location.node_uuid) for location in run.locations)
+
+    @invariant()
+    def a_generation_begins_at_one_version(self) -> None:
+        for run, found in self.world.core.runs.items():
+            if found.phase is not Phase.SERVING or self.served.get(run) == found.generation:
+                continue
+            self.served[run] = found.generation
+            for location in found.locations:
+                fake = self.world.nodes[location.node_uuid].vnodes.get((run, location.vnode))
+                # A node may have crashed since it confirmed; the others stand where the run says.
+                if fake is not None and fake.state == vnode_pb2.VNODE_STATE_SERVING:
+                    assert (fake.generation, fake.epoch, fake.version) == (
+                        found.generation,
+                        location.epoch,
+                        found.version,
+                    )
+
+    def drivers_call(self) -> None:
+        """Nothing but a call finds out that a node has silently forgotten a VNode."""
+        for run, found in self.world.core.runs.items():
+            for location in found.locations:
+                self.world.report(location.vnode, "UNKNOWN_VNODE", run=run)
+
+    def teardown(self) -> None:
+        """The storm is over: everything works from now on."""
+        world = self.world
+        world.store.up = True
+        while len(world.nodes) < 3:
+            world.join(len(world.nodes) + 1)
+        for node in list(world.nodes.values()):
+            if node.draining:
+                world.restart(node)
+            node.alive = True
+        for _ in range(40):
+            while world.queue:
+                self.perform(0)
+            world.pass_time(5)
+            self.drivers_call()
+        for run in world.core.runs:
+            status = world.status(run)
+            assert status.state == RUNNING, f"{status.message}"
+            assert self.whole(run)
+            assert self.fakes(run)[0].version >= status.version
+        assert not any(isinstance(action, Release) for action in world.queue)
+
+
+TestStorm = Storm.TestCase
+TestStorm.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
