@@ -61,7 +61,7 @@ class Node:
         granted = capabilities.granted_memory_bytes(settings.vnode_memory_bytes)
         self.capabilities = capabilities.capabilities(
             self._zygote.probe(),
-            device=settings.device,
+            device=self._zygote.device,
             vnode_memory_bytes=granted,
             max_vnodes=settings.max_vnodes,
         )
