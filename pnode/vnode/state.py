@@ -86,9 +86,9 @@ def decode(spec: spec_pb2.VNodeSpec, state: bytes | memoryview) -> ParsedState:
         if found != wanted:
             raise BlobCorrupt(f"the state is of {word} {found[:128]!r}, expected {wanted!r}")
     wanted_layout = layout(spec, parsed.version)
-    for name in wanted_layout.keys() - parsed.tensors.keys():
+    for name in sorted(wanted_layout.keys() - parsed.tensors.keys()):
         raise BlobCorrupt(f"the state has no tensor {name!r}")
-    for name in parsed.tensors.keys() - wanted_layout.keys():
+    for name in sorted(parsed.tensors.keys() - wanted_layout.keys()):
         raise BlobCorrupt(f"the state has a tensor too many: {name[:128]!r}")
     for name, shape in wanted_layout.items():
         if parsed.tensors[name].shape != shape:

@@ -1,0 +1,345 @@
+"""A stage: forward, microbatches in order, duplicates, steps; and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from vnode_models import classifier, spec
+from vnode_training import ROWS, classifier_stage, middle_rows, middle_stage, part, rows_of, train_step
+
+from pnode.errors import BadRequest, ConfigError, SpecError, StepMismatch, WorkerLost
+from pnode.vnode.stage import Applied, Stage
+
+
+@pytest.fixture(params=["samebits-1", "torch"], autouse=True)
+def profile(request: pytest.FixtureRequest) -> Any:
+    """Every test here holds in both profiles."""
+    torch.set_num_threads(1)
+    yield request.param
+    torch.use_deterministic_algorithms(False)
+
+
+def test_training_lowers_the_loss(profile: str) -> None:
+    stage = classifier_stage(
+        profile=profile, optimizer={"adamw": {"lr": 0.05, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}}
+    )
+    inputs, targets = rows_of(0)
+    losses = []
+    for step in range(15):
+        stage.begin(step, 0, ROWS, inputs, targets)
+        stage.finish(step, 0, {}, want_input_gradients=False)
+        losses.append(stage.apply(step, 1).loss or 0.0)
+    assert losses[0] > 2.0 * losses[-1] > 0.0
+    assert stage.version == 15
+
+
+def test_forward_answers_with_the_outputs_and_changes_nothing(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    before = stage.state()
+    outputs = stage.forward(rows_of(0)[0])
+    assert list(outputs) == ["logits"]
+    assert outputs["logits"].shape == (ROWS, 5)
+    assert not outputs["logits"].requires_grad
+    assert stage.state() == before
+    unnamed = Stage(spec(classifier(profile=profile, outputs=[])))
+    assert torch.equal(unnamed.forward(rows_of(0)[0])["logits"], outputs["logits"])
+
+
+def test_the_middle_of_a_chain_hands_on_and_hands_back(profile: str) -> None:
+    stage = middle_stage(profile=profile)
+    inputs, gradients = middle_rows()
+    outputs = stage.begin(0, 0, ROWS, inputs, {})
+    assert list(outputs) == ["e", "b", "tag"]
+    assert torch.equal(outputs["b"], inputs["b"])
+    assert torch.equal(outputs["tag"], inputs["tag"])
+    assert all(torch.equal(outputs[name], value) for name, value in stage.forward(inputs).items())
+    finished = stage.finish(0, 0, gradients, want_input_gradients=True)
+    assert list(finished.input_gradients) == ["a", "b"]
+    # b is read by the addition and handed on: both gradients come back in one sum.
+    assert torch.equal(finished.input_gradients["b"], gradients["e"] + gradients["b"])
+    assert finished.loss_sum == 0.0
+    assert not finished.duplicate
+    assert stage.apply(0, 1) == Applied(1, None)
+
+
+def test_inputs_are_copied_at_begin(profile: str) -> None:
+    """The worker's inbox is written again before the backward comes."""
+    inputs, gradients = middle_rows()
+    wanted = []
+    for spoiled in (False, True):
+        stage = middle_stage(profile=profile)
+        given = {name: tensor.clone() for name, tensor in inputs.items()}
+        stage.begin(0, 0, ROWS, given, {})
+        if spoiled:
+            given["a"].fill_(1e9)
+        stage.finish(0, 0, gradients, want_input_gradients=False)
+        stage.apply(0, 1)
+        wanted.append(stage.state())
+    assert wanted[0] == wanted[1]
+
+
+def test_a_duplicate_gets_the_same_answer_and_changes_nothing(profile: str) -> None:
+    stage = middle_stage(profile=profile)
+    inputs, gradients = middle_rows()
+    stage.begin(0, 0, ROWS, inputs, {})
+    first = stage.finish(0, 0, gradients, want_input_gradients=True)
+    reference = middle_stage(profile=profile)
+    reference.begin(0, 0, ROWS, inputs, {})
+    reference.finish(0, 0, gradients, want_input_gradients=False)
+    for _ in range(2):
+        stage.begin(0, 0, ROWS, inputs, {})
+        again = stage.finish(0, 0, gradients, want_input_gradients=True)
+        assert again.duplicate
+        assert all(torch.equal(again.input_gradients[name], first.input_gradients[name]) for name in ("a", "b"))
+        stage.begin(0, 0, ROWS, inputs, {})
+        assert stage.finish(0, 0, gradients, want_input_gradients=False).input_gradients == {}
+    assert stage.accumulated == 1
+    assert stage.apply(0, 1) == reference.apply(0, 1)
+    assert stage.state() == reference.state()
+
+
+def test_a_duplicate_at_the_loss_gets_the_same_loss(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    finished = []
+    for _ in range(2):
+        assert stage.begin(0, 0, ROWS, inputs, targets) == {}
+        finished.append(stage.finish(0, 0, {}, want_input_gradients=True))
+    assert finished[0].loss_sum == finished[1].loss_sum > 0.0
+    assert torch.equal(finished[0].input_gradients["x0"], finished[1].input_gradients["x0"])
+    assert [each.duplicate for each in finished] == [False, True]
+    loss = stage.apply(0, 1).loss
+    assert loss == pytest.approx(finished[0].loss_sum / ROWS)
+
+
+def test_begins_may_come_in_any_order_and_finishes_may_not(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    for microbatch in (2, 0, 1):
+        low = 2 * microbatch
+        stage.begin(0, microbatch, ROWS, part(inputs, low, low + 2), part(targets, low, low + 2))
+    with pytest.raises(StepMismatch, match="turn of microbatch 0"):
+        stage.finish(0, 1, {}, want_input_gradients=False)
+    for microbatch in range(3):
+        stage.finish(0, microbatch, {}, want_input_gradients=False)
+    stage.apply(0, 3)
+    reference = classifier_stage(profile=profile)
+    train_step(reference, 0, (2, 4))
+    assert stage.state() == reference.state()
+
+
+def test_the_last_step_is_answered_again_with_its_loss(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    loss = train_step(stage, 0)
+    state = stage.state()
+    assert stage.apply(0, 1) == Applied(1, loss)
+    inputs, targets = rows_of(1)
+    stage.begin(1, 0, ROWS, inputs, targets)
+    stage.finish(1, 0, {}, want_input_gradients=False)
+    assert stage.apply(0, 1) == Applied(1, loss)
+    assert stage.accumulated == 1
+    stage.discard(0)
+    assert stage.state() == state
+
+
+def test_steps_of_the_past_and_the_future_are_refused(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    train_step(stage, 0)
+    train_step(stage, 1)
+    for step in (0, 1, 3, 2**40):
+        with pytest.raises(StepMismatch):
+            stage.begin(step, 0, ROWS, inputs, targets)
+        with pytest.raises(StepMismatch):
+            stage.finish(step, 0, {}, want_input_gradients=False)
+    for step in (0, 3):
+        with pytest.raises(StepMismatch):
+            stage.apply(step, 1)
+    assert stage.version == 2
+
+
+def test_a_step_waits_for_all_microbatches_and_all_rows(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    with pytest.raises(StepMismatch, match="0 of 0"):
+        stage.apply(0, 0)
+    stage.begin(0, 0, ROWS, part(inputs, 0, 2), part(targets, 0, 2))
+    with pytest.raises(StepMismatch, match="0 of 1"):
+        stage.apply(0, 1)
+    stage.finish(0, 0, {}, want_input_gradients=False)
+    with pytest.raises(StepMismatch, match="1 of 3"):
+        stage.apply(0, 3)
+    with pytest.raises(StepMismatch, match="2 of the 6 rows"):
+        stage.apply(0, 1)
+    assert stage.version == 0
+
+
+def test_rows_never_exceed_the_batch(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    for batch_rows in (0, -1, 2**40, ROWS - 1):
+        with pytest.raises(BadRequest):
+            stage.begin(0, 0, batch_rows, inputs, targets)
+    stage.begin(0, 0, ROWS, part(inputs, 0, 4), part(targets, 0, 4))
+    stage.begin(0, 1, ROWS, part(inputs, 0, 4), part(targets, 0, 4))
+    stage.finish(0, 0, {}, want_input_gradients=False)
+    with pytest.raises(BadRequest, match="4 rows come on top of 4"):
+        stage.finish(0, 1, {}, want_input_gradients=False)
+    with pytest.raises(BadRequest, match="expected 6 as before"):
+        stage.begin(0, 1, 8, part(inputs, 4, 6), part(targets, 4, 6))
+
+
+def test_graphs_are_bounded_by_the_window(profile: str) -> None:
+    stage = classifier_stage(profile=profile, window=2)
+    inputs, targets = rows_of(0)
+    one = part(inputs, 0, 1), part(targets, 0, 1)
+    for microbatch in (-1, 2, 2**31):
+        with pytest.raises(StepMismatch, match="window"):
+            stage.begin(0, microbatch, ROWS, *one)
+    stage.begin(0, 0, ROWS, *one)
+    stage.finish(0, 0, {}, want_input_gradients=False)
+    stage.begin(0, 2, ROWS, *one)
+    with pytest.raises(StepMismatch, match="has not begun"):
+        stage.finish(0, 0, {}, want_input_gradients=False)
+
+
+def test_a_discarded_microbatch_begins_anew(profile: str) -> None:
+    stage = classifier_stage(profile=profile)
+    inputs, targets = rows_of(0)
+    stage.begin(0, 0, ROWS, inputs, targets)
+    stage.discard(0)
+    stage.discard(5)
+    with pytest.raises(StepMismatch, match="has not begun"):
+        stage.finish(0, 0, {}, want_input_gradients=False)
+    assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
+
+
+X = torch.zeros(ROWS, 3, 4)
+LABEL = torch.zeros(ROWS, dtype=torch.int64)
+BAD_INPUTS: list[tuple[dict[str, Tensor], str]] = [
+    ({}, "input 'x0' is missing"),
+    ({"x0": X, "x9": X}, "input 'x9' is not one of"),
+    ({"x0": X.double()}, "expected torch.float32, got torch.float64"),
+    ({"x0": X[:, :2]}, r"expected \[rows, \*\[3, 4\]\], got \[6, 2, 4\]"),
+    ({"x0": X[0]}, r"got \[3, 4\]"),
+    ({"x0": torch.zeros(())}, r"got \[\]"),
+    ({"x0": X[:0]}, "expected 1 to 64 rows"),
+    ({"x0": torch.zeros(65, 3, 4)}, "expected 1 to 64 rows"),
+]
+BAD_TARGETS: list[tuple[dict[str, Tensor], str]] = [
+    ({}, "target 'label' is missing"),
+    ({"label": LABEL, "more": LABEL}, "target 'more' is not one of"),
+    ({"label": LABEL.int()}, "expected torch.int64"),
+    ({"label": LABEL[:2]}, "targets for 6 rows"),
+    ({"label": LABEL[:, None]}, r"expected \[rows, \*\[\]\]"),
+    ({"label": LABEL + 5}, r"class 5 of row 0 is outside 0 \.\. 4"),
+    ({"label": LABEL - 1}, "class -1 of row 0"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "why"), BAD_INPUTS)
+def test_bad_inputs_are_refused_and_nothing_is_lost(profile: str, inputs: dict[str, Tensor], why: str) -> None:
+    stage = classifier_stage(profile=profile)
+    with pytest.raises(BadRequest, match=why):
+        stage.begin(0, 0, ROWS, inputs, {"label": LABEL})
+    with pytest.raises(BadRequest, match=why):
+        stage.forward(inputs)
+    assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
+
+
+@pytest.mark.parametrize(("targets", "why"), BAD_TARGETS)
+def test_bad_targets_are_refused_and_nothing_is_lost(profile: str, targets: dict[str, Tensor], why: str) -> None:
+    stage = classifier_stage(profile=profile)
+    with pytest.raises(BadRequest, match=why):
+        stage.begin(0, 0, ROWS, {"x0": X}, targets)
+    assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
+
+
+G = torch.ones(ROWS, 6)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "why"),
+    [
+        ({}, "output gradient 'e' is missing"),
+        ({"e": G}, "output gradient 'b' is missing"),
+        ({"e": G, "b": G, "tag": G}, "output gradient 'tag' is not one of"),
+        ({"e": G[:2], "b": G}, "'e': expected"),
+        ({"e": G, "b": G.double()}, "'b': expected"),
+    ],
+)
+def test_bad_output_gradients_are_refused_and_nothing_is_lost(
+    profile: str, gradients: dict[str, Tensor], why: str
+) -> None:
+    stage = middle_stage(profile=profile)
+    inputs, good = middle_rows()
+    stage.begin(0, 0, ROWS, inputs, {})
+    with pytest.raises(BadRequest, match=why):
+        stage.finish(0, 0, gradients, want_input_gradients=True)
+    assert stage.accumulated == 0
+    stage.finish(0, 0, good, want_input_gradients=True)
+    assert stage.accumulated == 1
+
+
+def test_targets_come_to_the_owner_of_the_loss_alone(profile: str) -> None:
+    stage = middle_stage(profile=profile)
+    with pytest.raises(BadRequest, match="target 'label' is not one of"):
+        stage.begin(0, 0, ROWS, middle_rows()[0], {"label": LABEL})
+
+
+def test_after_a_failed_change_only_restore_is_allowed(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = classifier_stage(profile=profile)
+    initial = stage.state()
+    inputs, targets = rows_of(0)
+    stage.begin(0, 0, ROWS, inputs, targets)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "backward", fail)
+        with pytest.raises(MemoryError):
+            stage.finish(0, 0, {}, want_input_gradients=False)
+    for call in (stage.state, lambda: stage.forward(inputs), lambda: stage.apply(0, 1)):
+        with pytest.raises(WorkerLost, match="needs Restore"):
+            call()
+    stage.restore(None)
+    assert stage.state() == initial
+    assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
+
+
+def test_a_vnode_without_parameters_takes_its_steps(profile: str) -> None:
+    operators = [{"name": "join", "inputs": ["b", "b"], "output": "e", "add": {}}]
+    given = [{"name": "b", "dtype": "DTYPE_F32", "shape": [6]}]
+    stage = middle_stage(profile=profile, inputs=given, operators=operators, outputs=["e"])
+    stage.begin(0, 0, ROWS, {"b": G}, {})
+    finished = stage.finish(0, 0, {"e": G}, want_input_gradients=True)
+    assert torch.equal(finished.input_gradients["b"], 2 * G)
+    assert stage.apply(0, 1) == Applied(1, None)
+    state = stage.state()
+    stage.restore(None)
+    stage.restore(state)
+    assert stage.version == 1
+
+
+def test_nan_leaves_in_canonical_form(profile: str) -> None:
+    stage = middle_stage(profile=profile)
+    inputs, _ = middle_rows()
+    strange = torch.tensor([0x7FC12345], dtype=torch.int32).view(torch.float32)
+    inputs["b"] = inputs["b"].clone()
+    inputs["b"][0, 0] = strange
+    outputs = stage.begin(0, 0, ROWS, inputs, {})
+    for name in ("b", "e"):
+        assert int(outputs[name].view(torch.int32)[0, 0]) == 0x7FC00000
+
+
+def test_a_bad_spec_and_a_bad_device_are_refused(profile: str) -> None:
+    good = spec(classifier(profile=profile))
+    with pytest.raises(ConfigError):
+        Stage(good, device="mps")
+    good.operators[0].linear.in_features = 5
+    with pytest.raises(SpecError, match=r"^operators\[0\].linear.in_features"):
+        Stage(good)
