@@ -220,7 +220,7 @@ def test_the_seed_and_the_data_matter() -> None:
 
 
 def test_a_cut_that_would_change_a_sum_is_refused() -> None:
-    """A value read three times: refused is the cut that leaves two readers below and one above, all others are exact."""
+    """A value read three times: the cut with one reader above and two below is refused, all others are exact."""
     operators = list(MODEL.operators)
     more = [
         spec_pb2.Operator(name="more1", inputs=["embed", "position"], output="more1", add=spec_pb2.Add()),
