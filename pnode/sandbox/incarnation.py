@@ -63,7 +63,7 @@ class Incarnation:
                     fds,
                 )
             except OSError as error:
-                del self._asked[self._next_id]
+                self._asked.pop(self._next_id, None)
                 raise Unavailable(f"the zygote takes no requests: {error}", retry_after_s=_RETRY_AFTER_S) from None
 
     # The supervisor's thread
@@ -116,8 +116,8 @@ class Incarnation:
         return True
 
     def _answered(self, frame: frames.Frame) -> Child:
-        with self._lock:
-            child = self._asked.pop(frames.integer(frame, "id"), None)
+        # Without the lock, which a sender may hold until the zygote takes its request.
+        child = self._asked.pop(frames.integer(frame, "id"), None)
         if child is None:
             raise frames.FrameError("an answer to no request")
         return child

@@ -203,11 +203,13 @@ class ZygoteProcess:
             self._died(f"cannot start {self._program!r}: {error}")
             return
         self._young = incarnation
-        incarnation.serve(lambda: self._closing)
-        # First of all nobody may ask it for anything any more: callbacks may fork at once.
-        self._died(f"ended while {self._note}")
-        closing = self._closing
-        incarnation.bury("killed" if closing else "parent", "the node closes" if closing else "the zygote died")
+        try:
+            incarnation.serve(lambda: self._closing)
+        finally:
+            # First of all nobody may ask it for anything any more: callbacks may fork at once.
+            self._died(f"ended while {self._note}")
+            closing = self._closing
+            incarnation.bury("killed" if closing else "parent", "the node closes" if closing else "the zygote died")
 
     def _died(self, why: str) -> None:
         with self._changed:
@@ -239,5 +241,9 @@ class ZygoteProcess:
     def _progress(self, message: str) -> None:
         self._note = message
         log.info("zygote: %s", message)
-        if self._on_progress is not None:
+        if self._on_progress is None:
+            return
+        try:
             self._on_progress(message)
+        except Exception:  # a display that fails must not end the watch
+            log.exception("the callback for the zygote's progress failed")

@@ -135,7 +135,7 @@ def run(fd: int, front: int, load: Load) -> int:
     try:
         program = load(lambda text: frames.send(channel, {"type": "progress", "message": text}))
     except Exception as error:  # noqa: BLE001 - the boundary of a process: the front must hear why
-        frames.send(channel, {"type": "failed", "message": f"{type(error).__name__}: {error}"[:2_000]})
+        frames.send(channel, {"type": "failed", "message": _one_line(error)})
         return 1
     gc.collect()
     gc.freeze()
@@ -150,6 +150,10 @@ def run(fd: int, front: int, load: Load) -> int:
     finally:
         zygote.close()
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:2_000]
 
 
 def _load(note: Callable[[str], None]) -> Program:
