@@ -23,11 +23,11 @@ class Gradient(NamedTuple):
     """What the backward returns to torch for this input: None when the buffer is the parameter's own .grad."""
 
 
-def gradient_of(ctx: Any, position: int, like: Tensor, operator: str) -> Gradient | None:
+def gradient_of(ctx: Any, position: int, like: Tensor | torch.Size, operator: str) -> Gradient | None:
     """Decide where the gradient of input `position` goes; call this inside a backward, once per such input.
 
     ctx: the autograd context, whose `next_functions` name the node that each input's gradient flows to.
-    like: a tensor with the input's shape.
+    like: the input, or its shape.
     None: nobody asks for this gradient; skip the work.
 
     torch's own answer decides (`_will_engine_execute_node`, torch 2.13): True, the node of the leaf runs after us, so
@@ -47,8 +47,8 @@ def gradient_of(ctx: Any, position: int, like: Tensor, operator: str) -> Gradien
     return _in_place(leaf, operator) if accumulates else None
 
 
-def _separate(like: Tensor) -> Gradient:
-    buffer = torch.zeros(like.shape, dtype=torch.float32)
+def _separate(like: Tensor | torch.Size) -> Gradient:
+    buffer = torch.zeros(like.shape if isinstance(like, Tensor) else like, dtype=torch.float32)
     return Gradient(buffer, buffer)
 
 
@@ -60,8 +60,7 @@ def _in_place(leaf: Tensor, operator: str) -> Gradient:
         )
     if leaf.grad is None:
         leaf.grad = torch.zeros(leaf.shape, dtype=torch.float32)
-    grad = leaf.grad
-    if grad.dtype != torch.float32 or not grad.is_contiguous():
-        raise RuntimeError(f"{operator}: .grad must be a contiguous float32 tensor to be accumulated into")
-    torch.autograd.graph.increment_version(grad)
-    return Gradient(grad, None)
+    elif not leaf.grad.is_contiguous():
+        leaf.grad = leaf.grad.contiguous()
+    torch.autograd.graph.increment_version(leaf.grad)
+    return Gradient(leaf.grad, None)

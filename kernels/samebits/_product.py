@@ -1,0 +1,101 @@
+"""Matrix products of tensors: from strided operands to calls of the compiled product, shared out among threads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from samebits._compile import kernel
+from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm
+from samebits._intrinsics import load32, store32
+from samebits._threads import Job, get_num_threads, run, scratch, shares
+
+WORTH_THREADS = 1 << 20  # multiply-adds below which handing out work costs more than it saves
+
+
+class _Call(NamedTuple):
+    """One call of `gemm`: a[i, k] at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on."""
+
+    a: int
+    a_batch: int
+    a_row: int
+    a_step: int
+    b: int
+    b_batch: int
+    b_step: int
+    b_column: int
+    c: int
+    c_batch: int
+    c_row: int
+    bias: int
+    batches: int
+    m: int
+    n: int
+    k: int
+    fresh: int
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, fresh: bool = True) -> None:
+    """out[m, n] = chains over k of a[m, k] * b[k, n], from +0 if fresh, else from out; then + bias[n].
+
+    Each of a, b and out is one matrix, or an equal number of them along a first axis. Any strides for a and b (those
+    of b that fit no loading pattern are copied); out and bias are contiguous.
+    """
+    *batch, m, n = out.shape
+    *a_batch, a_row, a_step = a.stride()
+    *b_batch, b_step, b_column = b.stride()
+    if b_column != 1 and b_step != 1:
+        b = b.contiguous()
+        *b_batch, b_step, b_column = b.stride()
+    batches, a_next, b_next = (batch[0], a_batch[0], b_batch[0]) if batch else (1, 0, 0)
+    k = a.shape[-1]
+    arguments = (
+        a.data_ptr(), a_next, a_row, a_step, b.data_ptr(), b_next, b_step, b_column,
+        out.data_ptr(), m * n, n, bias.data_ptr() if bias is not None else 0, batches, m, n, k, int(fresh),
+    )  # fmt: skip
+    if get_num_threads() == 1 or batches * m * n * k < WORTH_THREADS:
+        gemm(*arguments, scratch(SCRATCH_FLOATS))
+    else:
+        run([_job(part) for part in _parts(_Call(*arguments))])
+
+
+def _job(call: _Call) -> Job:
+    return lambda: gemm(*call, scratch(SCRATCH_FLOATS))
+
+
+def _parts(call: _Call) -> list[_Call]:
+    """The call cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
+    if call.batches >= get_num_threads():
+        return [
+            call._replace(
+                a=call.a + i * call.a_batch * FLOAT, b=call.b + i * call.b_batch * FLOAT,
+                c=call.c + i * call.c_batch * FLOAT, batches=end - i,
+            ) for i, end in shares(call.batches, 1)
+        ]  # fmt: skip
+    if call.n >= call.m:
+        return [
+            call._replace(
+                b=call.b + j * call.b_column * FLOAT, c=call.c + j * FLOAT,
+                bias=call.bias and call.bias + j * FLOAT, n=end - j,
+            ) for j, end in shares(call.n, WIDTH)
+        ]  # fmt: skip
+    return [
+        call._replace(a=call.a + i * call.a_row * FLOAT, c=call.c + i * call.c_row * FLOAT, m=end - i)
+        for i, end in shares(call.m, 8)
+    ]
+
+
+@kernel("void(intp, intp, intp, intp, intp)")
+def _column_sums(x: int, row: int, rows: int, columns: int, total: int) -> None:
+    """total[j] = total[j] + x[i, j] for ascending i."""
+    for i in range(rows):
+        for j in range(columns):
+            store32(total, j, load32(total, j) + load32(x, i * row + j))
+
+
+def add_rows(x: Tensor, total: Tensor) -> None:
+    """total[j] = total[j] + x[i, j], rows i ascending, for x of shape [rows, columns]."""
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    _column_sums(x.data_ptr(), x.stride(0), x.shape[0], x.shape[1], total.data_ptr())
