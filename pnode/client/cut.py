@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pnode.client.model import Model
+from pnode.errors import SpecError
 from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import allow_list
 from pnode.vnode.allow_list import Value
@@ -42,7 +43,8 @@ def cut(
     places = balanced(model, stages) if boundaries is None else list(boundaries)
     edges = [0, *places, len(model.operators)]
     if any(right <= left for left, right in itertools.pairwise(edges)):
-        raise ValueError(f"{places} does not cut {len(model.operators)} operators: ascending positions are expected")
+        why = f"{places} does not cut {len(model.operators)} operators: ascending positions are expected"
+        raise SpecError("boundaries", why)
     values = _values(model)
     specs = [
         _stage(model, plan, values, index, edges[index], edges[index + 1], len(edges) - 1)
@@ -55,7 +57,7 @@ def cut(
 def balanced(model: Model, stages: int) -> list[int]:
     """Boundaries for stages of about equal work, at the places nearby where the fewest bytes cross."""
     if not 1 <= stages <= len(model.operators):
-        raise ValueError(f"{len(model.operators)} operators cannot be cut into {stages} stages")
+        raise SpecError("stages", f"{len(model.operators)} operators cannot be cut into {stages} stages")
     values = _values(model)
     done = [0.0]
     for op in model.operators:

@@ -18,7 +18,7 @@ from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
 from pnode.vnode.tensors import TensorBytes
 
-_TORCH = {
+_TORCH: dict[int, torch.dtype] = {
     tensor_pb2.DTYPE_F32: torch.float32,
     tensor_pb2.DTYPE_I64: torch.int64,
     tensor_pb2.DTYPE_I32: torch.int32,

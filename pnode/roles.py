@@ -1,0 +1,155 @@
+"""From the checked configuration to each role's own settings, and its start."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pnode.config import Settings
+from pnode.errors import BadRequest, ConfigError
+from pnode.transport.addresses import loopback, parse_address
+
+if TYPE_CHECKING:
+    from pnode.node.settings import NodeSettings
+    from pnode.orchestrator.settings import OrchestratorSettings
+    from pnode.storage.blob import BlobStore
+
+
+def node(settings: Settings) -> int:
+    """role=node: serve until SIGTERM."""
+    checked = node_settings(settings)
+    from pnode.node.main import run_node  # noqa: PLC0415 - after everything that can be wrong was checked
+
+    with opened_store(settings) as store:
+        return run_node(checked, store)
+
+
+def orchestrator(settings: Settings) -> int:
+    """role=orchestrator: serve until SIGTERM."""
+    checked = orchestrator_settings(settings)
+    from pnode.node.main import announce  # noqa: PLC0415
+    from pnode.orchestrator.orchestrator import Orchestrator  # noqa: PLC0415
+    from pnode.storage.probe import probe_conditional_puts  # noqa: PLC0415
+
+    with opened_store(settings) as store, _until_signal() as asked:
+        probe_conditional_puts(store)
+        served = Orchestrator(store, checked)
+        try:
+            served.start()
+            announce("orchestrator", served.address)
+            asked.wait()
+        finally:
+            served.close()
+    return 0
+
+
+def devnet(settings: Settings) -> int:
+    """role=devnet: a network on this machine, a job on it, a report."""
+    from pnode.devnet.devnet import run_devnet  # noqa: PLC0415
+
+    return run_devnet(settings)
+
+
+def node_settings(settings: Settings) -> NodeSettings:
+    """What a node is told. Raises ConfigError for what no node can start with."""
+    from pnode.node.settings import NodeSettings  # noqa: PLC0415
+
+    address = settings.orchestrator.address
+    if address is None:
+        raise ConfigError(
+            "orchestrator.address: is not set; give orchestrator.address=HOST:PORT (ORCHESTRATOR_ADDRESS), "
+            "or try everything on this machine with role=devnet"
+        )
+    return NodeSettings(
+        orchestrator_address=_checked("orchestrator.address", address, is_address=True),
+        data_dir=data_dir(settings),
+        uuid=settings.node.uuid,
+        host=_checked("node.host", settings.node.host),
+        port=settings.node.port,
+        device=settings.device,
+        num_threads=settings.node.num_threads,
+        max_vnodes=settings.limits.max_vnodes,
+        vnode_memory_bytes=settings.limits.memory,
+        max_message_bytes=settings.limits.message,
+        max_queue=settings.limits.queue,
+        drain_s=settings.node.drain_s,
+        join_s=settings.node.join_s,
+        default_deadline_s=settings.rpc.default_deadline_s,
+        max_deadline_s=settings.rpc.max_deadline_s,
+        start_s=settings.node.start_s,
+    )
+
+
+def orchestrator_settings(settings: Settings) -> OrchestratorSettings:
+    """What an orchestrator is told. Raises ConfigError."""
+    from pnode.orchestrator.settings import OrchestratorSettings  # noqa: PLC0415
+
+    mine = settings.orchestrator
+    return OrchestratorSettings(
+        host=_checked("orchestrator.host", mine.host),
+        port=mine.port,
+        max_message_bytes=settings.limits.message,
+        default_deadline_s=settings.rpc.default_deadline_s,
+        max_deadline_s=settings.rpc.max_deadline_s,
+        heartbeat_s=mine.heartbeat_s,
+        missed_heartbeats=mine.missed,
+        drain_s=mine.drain_s,
+        lease_s=mine.lease_s,
+        spread=mine.spread,
+        pins=mine.pinned,
+        min_nodes=mine.min_nodes,
+    )
+
+
+def data_dir(settings: Settings) -> Path:
+    """The node's folder, absolute. Raises ConfigError for a home that does not exist."""
+    try:
+        return Path(settings.node.data_dir).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"node.data_dir: {settings.node.data_dir}: {error}") from None
+
+
+def store_url(settings: Settings) -> str:
+    """Where checkpoints are kept: the store that is configured, else a folder below the node's own."""
+    store = settings.store
+    if store.url is not None:
+        return store.url
+    if store.s3.bucket is not None:
+        return f"s3://{store.s3.bucket}/{store.s3.prefix}".rstrip("/")
+    return (data_dir(settings) / "store").as_uri()
+
+
+@contextmanager
+def opened_store(settings: Settings) -> Iterator[BlobStore]:
+    """The configured store, closed at the end."""
+    from pnode.storage.urls import open_store  # noqa: PLC0415
+
+    store = open_store(store_url(settings), endpoint_url=settings.store.s3.endpoint, region=settings.store.s3.region)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _checked(key: str, text: str, *, is_address: bool = False) -> str:
+    """The text again, if it is a loopback host or an address on one."""
+    try:
+        return str(parse_address(text)) if is_address else loopback(text)
+    except BadRequest as error:
+        raise ConfigError(f"{key}: {error.message}") from None
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    asked = threading.Event()
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
