@@ -1,0 +1,58 @@
+"""Operators of one tensor that treat every element alone: checks, autograd, and the sharing out, written once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from samebits._check import require_tensor
+from samebits._compile import Kernel
+from samebits._split import GRAIN, differentiable, split
+
+ONE_IN = "void(intp, intp, intp, intp)"  # input, output, begin, end
+TWO_IN = "void(intp, intp, intp, intp, intp)"  # two inputs, output, begin, end
+
+
+class Map(NamedTuple):
+    """An operator y = f(x) and its backward."""
+
+    name: str
+    forward: Kernel
+    """(x, y, begin, end)"""
+    backward: Kernel
+    """(grad_output, kept, grad_input, begin, end)"""
+    keeps_result: bool = False
+    """Whether the backward is given y; else it is given x."""
+
+
+def mapped(compiled: Kernel, *inputs: Tensor) -> Tensor:
+    """A new tensor from a kernel over contiguous inputs of one shape."""
+    made = torch.empty(inputs[0].shape, dtype=torch.float32)
+    split(compiled, made.numel(), GRAIN, *[tensor.data_ptr() for tensor in inputs], made.data_ptr())
+    return made
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Map) -> Tensor:
+        y = mapped(operator.forward, x)
+        ctx.operator = operator
+        ctx.save_for_backward(y if operator.keeps_result else x)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return mapped(ctx.operator.backward, grad.contiguous(), *ctx.saved_tensors), None
+
+
+def apply(operator: Map, x: Tensor) -> Tensor:
+    """f(x), recorded for backward if torch records."""
+    require_tensor(operator.name, "x", x)
+    if differentiable(x):
+        result: Tensor = _Apply.apply(x.contiguous(), operator)  # type: ignore[no-untyped-call]  # torch's own
+        return result
+    return mapped(operator.forward, x.contiguous())

@@ -1,0 +1,181 @@
+"""exp, log, erf, sin, cos, tanh and rsqrt of tensors: the binary32 nearest to the true value, for every element.
+
+They take and return binary32 tensors on the CPU, of any shape; results are contiguous. A wrong type raises TypeError,
+a wrong device RuntimeError. They are differentiable once, by the graphs in their docstrings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from samebits._compile import kernel
+from samebits._elementary import (
+    REDUCED,
+    cos32_large,
+    cos32_reduced,
+    erf32,
+    exp32,
+    log32,
+    rsqrt32,
+    sin32_large,
+    sin32_reduced,
+    tanh32,
+)
+from samebits._intrinsics import fma32, load32, store32
+from samebits._maps import ONE_IN, TWO_IN, Map, apply
+
+ONE, MINUS_HALF = np.float32(1.0), np.float32(-0.5)
+TWO_OVER_ROOT_PI = np.float32(1.1283791670955126)
+BLOCK = 256  # arguments of sine and cosine that are looked over for large ones at a time
+
+
+@kernel(ONE_IN, binary64=True)
+def _exp(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, exp32(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _exp_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(dx, i, load32(grad, i) * load32(y, i))
+
+
+@kernel(ONE_IN, binary64=True)
+def _log(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, log32(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _log_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(dx, i, load32(grad, i) / load32(x, i))
+
+
+@kernel(ONE_IN, binary64=True)
+def _erf(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, erf32(load32(x, i)))
+
+
+@kernel(TWO_IN, binary64=True)
+def _erf_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(x, i)
+        store32(dx, i, load32(grad, i) * (exp32(-(value * value)) * TWO_OVER_ROOT_PI))
+
+
+@kernel(ONE_IN, binary64=True)
+def _tanh(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, tanh32(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _tanh_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(y, i)
+        store32(dx, i, load32(grad, i) * fma32(-value, value, ONE))
+
+
+@kernel(ONE_IN, binary64=True)
+def _rsqrt(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, rsqrt32(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _rsqrt_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(y, i)
+        store32(dx, i, load32(grad, i) * (((value * value) * value) * MINUS_HALF))
+
+
+@kernel(ONE_IN, binary64=True)
+def _sin(x: int, y: int, begin: int, end: int) -> None:
+    for first in range(begin, end, BLOCK):
+        last, large = min(first + BLOCK, end), 0
+        for i in range(first, last):
+            value = load32(x, i)
+            store32(y, i, sin32_reduced(value))
+            large |= 0 if abs(value) < REDUCED else 1
+        if large:
+            for i in range(first, last):
+                if not abs(load32(x, i)) < REDUCED:
+                    store32(y, i, sin32_large(load32(x, i)))
+
+
+@kernel(ONE_IN, binary64=True)
+def _cos(x: int, y: int, begin: int, end: int) -> None:
+    for first in range(begin, end, BLOCK):
+        last, large = min(first + BLOCK, end), 0
+        for i in range(first, last):
+            value = load32(x, i)
+            store32(y, i, cos32_reduced(value))
+            large |= 0 if abs(value) < REDUCED else 1
+        if large:
+            for i in range(first, last):
+                if not abs(load32(x, i)) < REDUCED:
+                    store32(y, i, cos32_large(load32(x, i)))
+
+
+@kernel(TWO_IN, binary64=True)
+def _sin_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(x, i)
+        slope = cos32_reduced(value) if abs(value) < REDUCED else cos32_large(value)
+        store32(dx, i, load32(grad, i) * slope)
+
+
+@kernel(TWO_IN, binary64=True)
+def _cos_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(x, i)
+        slope = sin32_reduced(value) if abs(value) < REDUCED else sin32_large(value)
+        store32(dx, i, load32(grad, i) * -slope)
+
+
+EXP = Map("exp", _exp, _exp_backward, keeps_result=True)
+LOG = Map("log", _log, _log_backward)
+ERF = Map("erf", _erf, _erf_backward)
+TANH = Map("tanh", _tanh, _tanh_backward, keeps_result=True)
+RSQRT = Map("rsqrt", _rsqrt, _rsqrt_backward, keeps_result=True)
+SIN = Map("sin", _sin, _sin_backward)
+COS = Map("cos", _cos, _cos_backward)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e**x. Gradient: grad * y."""
+    return apply(EXP, x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm; -inf at 0 of either sign, NaN below. Gradient: grad / x."""
+    return apply(LOG, x)
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function. Gradient: grad * (exp(-(x * x)) * binary32(2/sqrt(pi)))."""
+    return apply(ERF, x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent. Gradient: grad * fma(-y, y, 1)."""
+    return apply(TANH, x)
+
+
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / sqrt(x); +-inf at +-0, NaN below. Gradient: grad * (((y * y) * y) * -0.5)."""
+    return apply(RSQRT, x)
+
+
+def sin(x: Tensor) -> Tensor:
+    """The sine; NaN for infinities. Gradient: grad * cos(x)."""
+    return apply(SIN, x)
+
+
+def cos(x: Tensor) -> Tensor:
+    """The cosine; NaN for infinities. Gradient: grad * -sin(x)."""
+    return apply(COS, x)
