@@ -42,6 +42,7 @@ class Kernel:
         self.dispatcher: Any = _njit(**OPTIONS)(function)
         self.dispatcher._cache = KernelCache(self.name, function)
         self.__doc__ = function.__doc__
+        self._address = 0
         self._entry: Callable[..., Any] = self._first_call
 
     def load(self) -> None:
@@ -50,6 +51,14 @@ class Kernel:
             self.dispatcher.compile(self.signature)
             self.dispatcher.disable_compile()
             self._entry = self.dispatcher
+
+    def address(self) -> int:
+        """Where the compiled code lies, for `call_kernel` from another kernel; loads it first."""
+        if not self._address:
+            self.load()
+            (compiled,) = self.dispatcher.overloads.values()
+            self._address = int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+        return self._address
 
     def _first_call(self, *arguments: Any) -> Any:
         self.load()

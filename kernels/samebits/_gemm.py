@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from samebits._compile import kernel, routine
-from samebits._intrinsics import load32, store32
+from samebits._intrinsics import call_kernel, load32, store32
 from samebits._tile import copy_vector, tile, transpose_block
 from samebits._vectors import LANES, ROWS, VECTORS
 
@@ -93,12 +93,12 @@ def pack_block(
                 pack_columns(panel, b_column, width, vectors, depth, goal)
 
 
-@routine()
-def tiles_of_panel(
+@kernel("void(" + ", ".join(["intp"] * 13) + ")")
+def panel_product(
     a: int, a_row: int, a_step: int, b: int, b_step: int, c: int, c_row: int, bias: int,
     m: int, depth: int, vectors: int, lanes: int, fresh: int,
 ) -> None:  # fmt: skip
-    """All rows of A against one panel of B, in tiles of nearly equal height."""
+    """All rows of A against one panel of B, in tiles of nearly equal height. See `tile` for the arguments."""
     tiles = (m + ROWS - 1) // ROWS
     for t in range(tiles):
         i = t * m // tiles
@@ -110,7 +110,8 @@ def tiles_of_panel(
 @routine()
 def sweep_block(
     a: int, a_row: int, a_step: int, b: int, b_step: int, b_column: int, c: int, c_row: int,
-    bias: int, bias_column: int, m: int, n: int, depth: int, first: int, last: int, panels: int, fresh: int, packed: int,
+    bias: int, bias_column: int, m: int, n: int, depth: int, first: int, last: int, panels: int, fresh: int,
+    packed: int, panel_address: int,
 ) -> None:  # fmt: skip
     """All rows of A against panels first..last of B."""
     for i in range(0, m, BLOCK):
@@ -119,16 +120,17 @@ def sweep_block(
             line, step = b + j * FLOAT, b_step
             if is_packed(m, width, b_column):
                 line, step = packed + (p - first) * DEPTH * WIDTH * FLOAT, vectors * LANES
-            tiles_of_panel(
+            arguments = (
                 a + i * a_row * FLOAT, a_row, a_step, line, step, c + (i * c_row + j) * FLOAT, c_row,
                 bias + j * bias_column * FLOAT, min(BLOCK, m - i), depth, vectors, width - (vectors - 1) * LANES, fresh,
             )  # fmt: skip
+            call_kernel(panel_address, arguments)
 
 
 @routine()
 def product(
     a: int, a_row: int, a_step: int, b: int, b_step: int, b_column: int, c: int, c_row: int, bias: int,
-    m: int, n: int, k: int, fresh: int, scratch: int,
+    m: int, n: int, k: int, fresh: int, scratch: int, panel_address: int,
 ) -> None:  # fmt: skip
     """C[m, n] = chains over k of A[m, k] * B[k, n], from +0 if fresh, else from C; then + bias[n] unless bias is 0."""
     if m == 0 or n == 0:
@@ -148,18 +150,22 @@ def product(
             pack_block(b_block, b_step, b_column, m, n, depth, first, last, panels, scratch)
             sweep_block(
                 a_block, a_row, a_step, b_block, b_step, b_column, c, c_row, addend, addend_column,
-                m, n, depth, first, last, panels, fresh if k0 == 0 else 0, scratch,
+                m, n, depth, first, last, panels, fresh if k0 == 0 else 0, scratch, panel_address,
             )  # fmt: skip
 
 
-@kernel("void(" + ", ".join(["intp"] * 18) + ")")
+@kernel("void(" + ", ".join(["intp"] * 19) + ")")
 def gemm(
     a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
-    c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int, scratch: int,
+    c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
+    scratch: int, panel_address: int,
 ) -> None:  # fmt: skip
-    """`product` for each of `batches` operands that lie a_batch, b_batch and c_batch floats apart."""
+    """`product` for each of `batches` operands that lie a_batch, b_batch and c_batch floats apart.
+
+    scratch: SCRATCH_FLOATS floats, aligned to a cache line. panel_address: panel_product.address().
+    """
     for i in range(batches):
         product(
             a + i * a_batch * FLOAT, a_row, a_step, b + i * b_batch * FLOAT, b_step, b_column,
-            c + i * c_batch * FLOAT, c_row, bias, m, n, k, fresh, scratch,
+            c + i * c_batch * FLOAT, c_row, bias, m, n, k, fresh, scratch, panel_address,
         )  # fmt: skip

@@ -6,9 +6,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from samebits._compile import intrinsic
 
+_unpack: Any = cgutils.unpack_tuple
+_alloca: Any = cgutils.alloca_once
+_uniform: Any = types.UniTuple
 F32, F64 = ir.FloatType(), ir.DoubleType()
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -87,3 +91,22 @@ def load_i64(context: Any, pointer: Any, index: Any) -> Any:
 def store_i64(context: Any, pointer: Any, index: Any, value: Any) -> Any:
     """pointer[index] = value, an int64."""
     return types.void(types.intp, types.intp, types.int64), _store(I64)
+
+
+@intrinsic
+def call_kernel(context: Any, address: Any, integers: Any) -> Any:
+    """Call the kernel at Kernel.address() with a tuple of integers, for its effect on memory.
+
+    A large kernel is so compiled once, not again into each kernel that uses it. What a kernel could raise is dropped:
+    kernels raise nothing.
+    """
+
+    def generate(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        values = _unpack(b, args[1])
+        pointer = ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(I32, [ir.PointerType(pointer), ir.PointerType(pointer), *[I64] * len(values)])
+        result, error = _alloca(b, pointer), _alloca(b, pointer)
+        b.call(b.inttoptr(args[0], ir.PointerType(kind)), [result, error, *values])
+        return ctx.get_dummy_value()
+
+    return types.void(types.intp, _uniform(types.intp, len(integers))), generate

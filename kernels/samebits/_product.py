@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from samebits._compile import kernel
-from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm
+from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm, panel_product
 from samebits._intrinsics import load32, store32
 from samebits._threads import Job, get_num_threads, run, scratch, shares
 
@@ -55,13 +55,13 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, f
         out.data_ptr(), m * n, n, bias.data_ptr() if bias is not None else 0, batches, m, n, k, int(fresh),
     )  # fmt: skip
     if get_num_threads() == 1 or batches * m * n * k < WORTH_THREADS:
-        gemm(*arguments, scratch(SCRATCH_FLOATS))
+        gemm(*arguments, scratch(SCRATCH_FLOATS), panel_product.address())
     else:
         run([_job(part) for part in _parts(_Call(*arguments))])
 
 
 def _job(call: _Call) -> Job:
-    return lambda: gemm(*call, scratch(SCRATCH_FLOATS))
+    return lambda: gemm(*call, scratch(SCRATCH_FLOATS), panel_product.address())
 
 
 def _parts(call: _Call) -> list[_Call]:
