@@ -40,15 +40,16 @@ Every key has an environment variable. Sizes: 64MiB, 4GiB. Times: 500ms, 30s, 5m
 def manual(*, every_key: bool) -> str:
     """The short help, or every key with its environment variable, default and meaning."""
     if every_key:
-        return _HEAD + "\n" + "\n".join(_table(_all_keys())) + "\n\n" + _FOOT
-    known = {key.name: key for key in _all_keys()}
+        return _HEAD + "\n" + "\n".join(_table(all_keys())) + "\n\n" + _FOOT
+    known = {key.name: key for key in all_keys()}
     parts = [_HEAD]
     for role, purpose in _ROLES.items():
         parts.append(f"role={role}: {purpose}\n\n" + "\n".join(_table([known[name] for name in _SHORT[role]])) + "\n")
     return "\n".join([*parts, _FOOT])
 
 
-def _all_keys() -> list[Key]:
+def all_keys() -> list[Key]:
+    """Every key, in the order of the configuration."""
     return [Key("job", "PNODE_JOB", "digits", "what to train: digits"), *keys()]
 
 
