@@ -6,21 +6,29 @@ and their results are not used. Chains continue from what stands in memory, so c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 
 from samebits._compile import intrinsic, routine
 from samebits._gemm import pack_columns
-from samebits._intrinsics import F32, I64, load32
+from samebits._intrinsics import F32, I32, I64, load32, store32
 from samebits._vectors import LANES, VECTOR, Vectors
 
 COLUMNS = 512  # of a panel at a time: it stays in the first-level cache
 PANEL_FLOATS = COLUMNS * LANES
 FLOAT = 4  # bytes
+ZERO = np.float32(0.0)
 Step = Callable[[Vectors, Any, list[Any]], list[Any]]
+
+
+def share(count: int) -> np.float32:
+    """binary32(1 / count), for means; infinite for 0, so that the mean of nothing is NaN."""
+    return np.float32(1.0 / count) if count else np.float32(math.inf)
 
 
 def _ascend(builder: Any, count: Any, place: Any, num_chains: int, step: Step) -> None:
@@ -146,12 +154,19 @@ def _vector_maximum(context: Any, row: Any, count: Any) -> Any:
         _ascend(builder, blocks, address, 4, step)
         chains = [v.load(v.at(v.pointer(address), I64(i * LANES))) for i in range(4)]
         both = larger(larger(chains[0], chains[1]), larger(chains[2], chains[3]))
-        result = builder.extract_element(both, ir.IntType(32)(0))
+        result = builder.extract_element(both, I32(0))
         for lane in range(1, LANES):
-            result = larger(builder.extract_element(both, ir.IntType(32)(lane)), result)
+            result = larger(builder.extract_element(both, I32(lane)), result)
         return result
 
     return types.float32(types.intp, types.intp), generate
+
+
+@routine()
+def clear(chains: int, count: int) -> None:
+    """Begin chains at +0."""
+    for i in range(count):
+        store32(chains, i, ZERO)
 
 
 @routine()

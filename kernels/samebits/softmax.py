@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from samebits._chains import FLOAT, PANEL_FLOATS, row_maximum, row_products, row_sums
+from samebits._chains import FLOAT, PANEL_FLOATS, clear, row_maximum, row_products, row_sums
 from samebits._check import require, require_tensor
 from samebits._compile import kernel, routine
 from samebits._elementary import exp32
@@ -17,15 +16,7 @@ from samebits._intrinsics import load32, store32
 from samebits._split import differentiable, rows_per_share, split_with_scratch
 from samebits._vectors import LANES
 
-ZERO = np.float32(0.0)
 SCRATCH_FLOATS = 2 * PANEL_FLOATS + LANES
-
-
-@routine()
-def clear(chains: int, count: int) -> None:
-    """Begin chains at +0."""
-    for i in range(count):
-        store32(chains, i, ZERO)
 
 
 @routine(binary64=True)

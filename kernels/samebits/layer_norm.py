@@ -1,0 +1,150 @@
+"""layer_norm over the last axis, and its three gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from samebits._accumulate import Gradient, gradient_of
+from samebits._chains import FLOAT, clear, lane_squares, lane_sums, lane_weighted, share
+from samebits._check import require, require_tensor, size
+from samebits._compile import kernel
+from samebits._gemm import pack_columns
+from samebits._intrinsics import fma32, load32, store32
+from samebits._product import add_rows
+from samebits._split import GRAIN, rows_per_share, split, split_with_scratch
+from samebits._vectors import LANES
+
+ONE = np.float32(1.0)
+
+
+@kernel("void(intp, intp, intp, intp, intp, intp, intp, float32, float32, intp, intp, intp)")
+def _forward(
+    x: int, weight: int, bias: int, y: int, means: int, scales: int, n: int, share: float, eps: float,
+    scratch: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    panel, chains = scratch, scratch + n * LANES * FLOAT
+    centres = chains + LANES * FLOAT
+    for first in range(begin, end, LANES):
+        num_rows, offset = min(LANES, end - first), first * n * FLOAT
+        pack_columns(x + offset, n, num_rows, 1, n, panel)
+        clear(chains, LANES)
+        lane_sums(n, panel, chains)
+        for i in range(LANES):
+            store32(centres, i, load32(chains, i) * share)
+        clear(chains, LANES)
+        lane_squares(n, panel, centres, chains)
+        for i in range(num_rows):
+            mean, scale = load32(centres, i), ONE / math.sqrt(load32(chains, i) * share + eps)
+            store32(means, first + i, mean)
+            store32(scales, first + i, scale)
+            line, goal = x + offset + i * n * FLOAT, y + offset + i * n * FLOAT
+            for k in range(n):
+                store32(goal, k, fma32((load32(line, k) - mean) * scale, load32(weight, k), load32(bias, k)))
+
+
+@kernel("void(intp, intp, intp, intp, intp, intp, intp, float32, intp, intp, intp)")
+def _backward_rows(
+    grad: int, x: int, weight: int, means: int, scales: int, dx: int, n: int, share: float,
+    scratch: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    grads, xs, chains = scratch, scratch + n * LANES * FLOAT, scratch + 2 * n * LANES * FLOAT
+    mean_lanes, scale_lanes = chains + 2 * LANES * FLOAT, chains + 3 * LANES * FLOAT
+    for first in range(begin, end, LANES):
+        num_rows, offset = min(LANES, end - first), first * n * FLOAT
+        pack_columns(grad + offset, n, num_rows, 1, n, grads)
+        pack_columns(x + offset, n, num_rows, 1, n, xs)
+        for i in range(LANES):
+            row = first + min(i, num_rows - 1)
+            store32(mean_lanes, i, load32(means, row))
+            store32(scale_lanes, i, load32(scales, row))
+        clear(chains, 2 * LANES)
+        lane_weighted(n, grads, xs, weight, mean_lanes, scale_lanes, chains)
+        for i in range(num_rows):
+            mean, scale = load32(mean_lanes, i), load32(scale_lanes, i)
+            first_mean, second_mean = load32(chains, i) * share, load32(chains, LANES + i) * share
+            shift = offset + i * n * FLOAT
+            for k in range(n):
+                u = load32(grad + shift, k) * load32(weight, k)
+                normal = (load32(x + shift, k) - mean) * scale
+                store32(dx + shift, k, fma32(-normal, second_mean, u - first_mean) * scale)
+
+
+@kernel("void(intp, intp, intp, intp, intp, intp, intp, intp, intp)")
+def _backward_weight(
+    grad: int, x: int, means: int, scales: int, dw: int, rows: int, n: int, begin: int, end: int
+) -> None:
+    for i in range(rows):
+        mean, scale, shift = load32(means, i), load32(scales, i), i * n * FLOAT
+        for k in range(begin, end):
+            normal = (load32(x + shift, k) - mean) * scale
+            store32(dw, k, fma32(load32(grad + shift, k), normal, load32(dw, k)))
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        n = x.shape[-1]
+        rows = x.numel() // n if n else 0
+        y, statistics = torch.empty(x.shape, dtype=torch.float32), torch.empty(2, rows, dtype=torch.float32)
+        means = statistics.data_ptr()
+        pointers = (x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), means, means + rows * FLOAT)
+        numbers = (n, share(n), np.float32(eps))
+        split_with_scratch(_forward, rows, rows_per_share(n, LANES), (n + 2) * LANES, *pointers, *numbers)
+        ctx.save_for_backward(x, weight, statistics)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, statistics = ctx.saved_tensors
+        grad, n, rows = grad.contiguous(), x.shape[-1], statistics.shape[1]
+        dx = _input_gradient(grad, x, weight, statistics) if ctx.needs_input_grad[0] else None
+        to_weight, to_bias = (gradient_of(ctx, position, weight, "layer_norm") for position in (1, 2))
+        if to_weight:
+            _continue_weight(to_weight, grad, x, statistics)
+        if to_bias:
+            add_rows(grad.view(rows, n), to_bias.buffer)
+        return dx, to_weight and to_weight.returned, to_bias and to_bias.returned, None
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, statistics: Tensor) -> Tensor:
+    n, rows, dx = x.shape[-1], statistics.shape[1], torch.empty(x.shape, dtype=torch.float32)
+    means = statistics.data_ptr()
+    pointers = (grad.data_ptr(), x.data_ptr(), weight.data_ptr(), means, means + rows * FLOAT, dx.data_ptr())
+    split_with_scratch(_backward_rows, rows, rows_per_share(n, LANES), (2 * n + 4) * LANES, *pointers, n, share(n))
+    return dx
+
+
+def _continue_weight(to_weight: Gradient, grad: Tensor, x: Tensor, statistics: Tensor) -> None:
+    n, rows, means = x.shape[-1], statistics.shape[1], statistics.data_ptr()
+    pointers = (grad.data_ptr(), x.data_ptr(), means, means + rows * FLOAT, to_weight.buffer.data_ptr())
+    columns = max(LANES, GRAIN // max(1, rows))
+    split(_backward_weight, n, columns, *pointers, rows, n)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise x [..., n] over its last axis, then scale by weight [n] and shift by bias [n].
+
+    c = binary32(1/n); mean = (ascending sum of x from +0) * c; d = x - mean;
+    variance = (chain of fma(d, d) from +0) * c; r = 1 / sqrt(variance + binary32(eps)); h = d * r;
+    y = fma(h, weight, bias).
+    Backward: u = grad * weight; a = (ascending sum of u) * c; b = (chain of fma(u, h)) * c;
+    grad_x = fma(-h, b, u - a) * r. Over ascending rows: grad_weight = chain of fma(grad, h), grad_bias = sum of grad;
+    both continue what stands in .grad when weight and bias are leaves.
+
+    TypeError: not float32 tensors; ValueError: shapes or eps that do not fit; RuntimeError: not in the CPU's memory.
+    """
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
+        require_tensor("layer_norm", name, tensor)
+    fits = x.dim() >= 1 and weight.shape == bias.shape == x.shape[-1:]
+    require(fits, "layer_norm", f"x {size(x)}, weight {size(weight)}, bias {size(bias)} do not fit [..., n], [n], [n]")
+    require(math.isfinite(eps) and eps >= 0.0, "layer_norm", f"eps must be finite and not negative, not {eps}")
+    arguments = (x.contiguous(), weight.contiguous(), bias.contiguous(), eps)
+    result: Tensor = _LayerNorm.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
+    return result
