@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pnode.errors import Busy, PNodeError, StepMismatch
 from pnode.orchestrator.actions import Action, Answer, Commit, Snapshot
 from pnode.orchestrator.events import Committed, Stored
-from pnode.orchestrator.history import History
+from pnode.orchestrator.history import History, state_records
 from pnode.orchestrator.topology import Location
 from pnode.storage.manifest import Record, RunManifest
 from pnode.v1 import orchestrator_pb2, vnode_pb2
@@ -65,7 +65,7 @@ class Checkpoints:
         if base is not None and version <= base.manifest.version:
             if version < base.manifest.version:
                 raise StepMismatch(f"version {version} is before {base.manifest.version}, which is committed")
-            return [Answer((ticket,), self._reply(base))]
+            return [Answer((ticket,), _reply(base))]
         if self._round is None:
             return self.begin(Round(version, cursor, generation, [ticket]), profile, locations)
         if self._round.version != version:
@@ -109,7 +109,7 @@ class Checkpoints:
     def committed(self, event: Committed) -> list[Action]:
         """The manifest stands."""
         self._history.add(event.stored)
-        return self._end(self._reply(event.stored))
+        return self._end(_reply(event.stored))
 
     def failed(self, action: Snapshot | Commit, error: PNodeError) -> list[Action]:
         """A record or the commit did not come: this checkpoint is over, the run is not."""
@@ -133,14 +133,6 @@ class Checkpoints:
         ended, self._round = self._round, None
         return [Answer(tuple(ended.tickets), outcome)] if ended is not None and ended.tickets else []
 
-    def _reply(self, stored: Stored) -> orchestrator_pb2.CheckpointReply:
-        version = stored.manifest.version
-        return orchestrator_pb2.CheckpointReply(
-            manifest_sha256=stored.sha256,
-            records=[
-                vnode_pb2.StateRecord(
-                    vnode=record.vnode, version=version, sha256=record.sha256, size_bytes=record.size_bytes
-                )
-                for record in stored.manifest.vnodes
-            ],
-        )
+
+def _reply(stored: Stored) -> orchestrator_pb2.CheckpointReply:
+    return orchestrator_pb2.CheckpointReply(manifest_sha256=stored.sha256, records=state_records(stored))

@@ -17,8 +17,9 @@ from pnode.orchestrator.leases import Lease
 from pnode.orchestrator.membership import Membership
 from pnode.orchestrator.nodes import Nodes
 from pnode.orchestrator.patience import Patience
+from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.placement import Need, Placement, Rules, place
-from pnode.orchestrator.recovery import Phase, Recovery
+from pnode.orchestrator.recovery import Recovery
 from pnode.orchestrator.runs import Run
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.orchestrator.topology import Topology

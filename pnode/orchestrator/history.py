@@ -46,20 +46,20 @@ class History:
 
     def record(self, vnode: str) -> vnode_pb2.StateRecord:
         """What a VNode is to be restored from. An empty digest means the initial state."""
-        return next((record for record in self.records() if record.vnode == vnode), vnode_pb2.StateRecord(vnode=vnode))
-
-    def records(self) -> list[vnode_pb2.StateRecord]:
-        """All records of the base, in model order; none for the initial state."""
-        if self.base is None:
-            return []
-        manifest = self.base.manifest
-        return [
-            vnode_pb2.StateRecord(
-                vnode=record.vnode, version=manifest.version, sha256=record.sha256, size_bytes=record.size_bytes
-            )
-            for record in manifest.vnodes
-        ]
+        records = state_records(self.base) if self.base else []
+        return next((record for record in records if record.vnode == vnode), vnode_pb2.StateRecord(vnode=vnode))
 
     def _is_good(self, stored: Stored) -> bool:
         names = tuple(record.vnode for record in stored.manifest.vnodes)
         return stored.sha256 not in self._bad and names == self._vnodes
+
+
+def state_records(stored: Stored) -> list[vnode_pb2.StateRecord]:
+    """The records that a manifest names, in model order."""
+    manifest = stored.manifest
+    return [
+        vnode_pb2.StateRecord(
+            vnode=record.vnode, version=manifest.version, sha256=record.sha256, size_bytes=record.size_bytes
+        )
+        for record in manifest.vnodes
+    ]

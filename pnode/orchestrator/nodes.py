@@ -13,8 +13,8 @@ from pnode.errors import DeadlineExceeded, PeerUnavailable, PNodeError, Unavaila
 from pnode.orchestrator import events
 from pnode.orchestrator.actions import Action, Probe, Release
 from pnode.orchestrator.membership import Member, Membership
+from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.placement import Seat
-from pnode.orchestrator.recovery import Phase
 from pnode.orchestrator.reports import Verdict, judge
 from pnode.orchestrator.runs import Run
 from pnode.orchestrator.settings import OrchestratorSettings
@@ -213,6 +213,11 @@ class Nodes:
             for vnode in hosted
             if self._current(member, vnode.fence) is None
         ]
+
+    @property
+    def under_probe(self) -> frozenset[str]:
+        """The UUIDs of the nodes that are in doubt now."""
+        return frozenset(self._probes)
 
     def seats(self, run: str) -> list[Seat]:
         """The nodes that may be given VNodes of a run, and how much they hold already."""

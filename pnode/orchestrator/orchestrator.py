@@ -109,9 +109,8 @@ class Orchestrator:
     def _took(self, event: events.Event) -> None:
         try:
             self.post(event)
-        except Exception:  # the boundary of a thread; without this the fault would vanish with its future
-            log.exception("the core refused %s", type(event).__name__)
-            raise
+        except Exception:
+            log.exception("the core failed at %s", type(event).__name__)
 
     @contextmanager
     def reading(self) -> Iterator[Core]:

@@ -1,13 +1,5 @@
 """How a run is placed, served and recovered. A pure state machine: events in, actions out, the caller brings the time.
 
-    OPENING     takes a new generation in the store and reads the manifests there
-    PLACING     waits until every VNode has a node
-    ALLOCATING  the VNodes without an allocation get one, under a new epoch
-    RESTORING   every VNode adopts the generation and the newest good manifest
-    SERVING     the driver trains
-    LEAVING     a node left in good order: a last common checkpoint is tried before the recovery
-    ENDED       finished, or failed
-
 Whatever goes wrong after OPENING leads back to it: a new generation makes everything asked under the old one void, so
 no answer that comes late can do harm. A VNode that was asked for and did not confirm is asked for anew.
 """
@@ -15,7 +7,6 @@ no answer that comes late can do harm. A VNode that was asked for and did not co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
 
 from pnode.errors import (
     BlobCorrupt,
@@ -38,6 +29,7 @@ from pnode.orchestrator.history import History
 from pnode.orchestrator.leases import Lease
 from pnode.orchestrator.membership import Membership
 from pnode.orchestrator.patience import Patience
+from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.placement import Need, Placement
 from pnode.orchestrator.topology import Location, Topology
 from pnode.v1 import orchestrator_pb2
@@ -46,18 +38,6 @@ from pnode.v1 import orchestrator_pb2
 _NO_FAULT = (PeerUnavailable, Unavailable, StoreUnavailable, Draining, Busy)
 # The worker died, the node is well: the VNode may come back to it.
 _DEATHS = (WorkerLost, LimitBreach, WallClockBreach)
-
-
-class Phase(Enum):
-    """What the run waits for; see the drawing above."""
-
-    OPENING = auto()
-    PLACING = auto()
-    ALLOCATING = auto()
-    RESTORING = auto()
-    SERVING = auto()
-    LEAVING = auto()
-    ENDED = auto()
 
 
 # Asked with (run, VNodes without a place, now).
@@ -259,7 +239,7 @@ class Recovery:
         """Something that this run asked for came to nothing."""
         why = f"{error.reason}: {error.message}"
         if isinstance(action, Open):
-            return self._unopened(action, why, now)
+            return self._unopened(action, error, why, now)
         if isinstance(action, Snapshot | Commit):
             return [*self._checkpoints.failed(action, error), *self._go_on(now)]
         if isinstance(action, Allocate) and self._awaits(Phase.ALLOCATING, action):
@@ -269,11 +249,15 @@ class Recovery:
             return self._unrestored(action, error, f"Restore: {why}", now)
         return []
 
-    def _unopened(self, action: Open, why: str, now: float) -> list[Action]:
-        if self.phase is Phase.OPENING and action.attempt == self._attempt:
-            self._asked_open = False
-            self._retry_at_s = now + self.patience.pause_s()
-            self.message = why
+    def _unopened(self, action: Open, error: PNodeError, why: str, now: float) -> list[Action]:
+        if self.phase is not Phase.OPENING or action.attempt != self._attempt:
+            return []
+        if isinstance(error, BlobCorrupt):
+            # The run's own record is damaged: nothing here can mend it, and guessing could fork the run.
+            return self.end(orchestrator_pb2.RUN_STATE_FAILED, f"the store's record of this run is damaged: {why}")
+        self._asked_open = False
+        self._retry_at_s = now + self.patience.pause_s()
+        self.message = why
         return []
 
     def _unrestored(self, action: Restore, error: PNodeError, why: str, now: float) -> list[Action]:

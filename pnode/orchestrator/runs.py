@@ -8,7 +8,8 @@ from pnode.errors import StaleFence, Unavailable, UnknownVNode
 from pnode.orchestrator.actions import Action
 from pnode.orchestrator.checkpoints import Round
 from pnode.orchestrator.events import Allocated, CheckpointAsked, Committed, Opened, Restored, Snapshotted
-from pnode.orchestrator.recovery import Phase, Recovery
+from pnode.orchestrator.phases import Phase
+from pnode.orchestrator.recovery import Recovery
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 
 # A recovery takes about this long: who finds one under way comes back after it.

@@ -138,7 +138,10 @@ def test_late_records_of_another_version_are_not_mixed_in(world: World) -> None:
     world.settle()
     world.train_to(5)
     world.checkpoint(lease(world), 5, ticket=2)
+    world.perform(1)
+    world.perform(1)
     world.tell(outcome)
+    assert [type(action) for action in world.queue] == [Snapshot]
     world.settle()
     assert {record.sha256 for record in reply(world, 2).records} == {digest(f"v{index}@5") for index in range(3)}
     assert len(reply(world, 2).records) == 3

@@ -31,7 +31,7 @@ from pnode.errors import (
 )
 from pnode.orchestrator import events
 from pnode.orchestrator.actions import Action, Allocate, Commit, Release, Restore
-from pnode.orchestrator.recovery import Phase
+from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.v1 import vnode_pb2
 

@@ -6,6 +6,7 @@ import pytest
 from orchestrator_world import FAILED, FINISHED, PLACING, RECOVERING, RUNNING, World, run_spec, uuid_of
 
 from pnode.errors import (
+    BlobCorrupt,
     Busy,
     Conflict,
     DeadlineExceeded,
@@ -507,6 +508,14 @@ def test_a_store_that_is_down_is_waited_for(world: World) -> None:
     world.tell(events.Ticked())
     world.settle()
     assert world.status().state == RUNNING
+
+
+def test_a_damaged_record_of_the_run_ends_it_in_words(world: World) -> None:
+    world.report("v0", "WORKER_LOST", world.where("v0").uuid)
+    world.queue = [action for action in world.queue if isinstance(action, Open)]
+    world.perform(error=BlobCorrupt("runs/r/HEAD is no list of manifests"))
+    assert world.status().state == FAILED
+    assert "runs/r/HEAD is no list of manifests" in world.status().message
 
 
 def test_nodes_that_cannot_reach_the_store_are_asked_again(world: World) -> None:
