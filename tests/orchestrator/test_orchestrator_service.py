@@ -317,15 +317,12 @@ def test_unknown_things_are_named(network: Network, lease: str) -> None:
         network.submit(holder="")
     with pytest.raises(BadRequest):
         stub.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid="me"), soon())
+    records = [vnode_pb2.StateRecord(vnode="v0", sha256="no")]
+    leaving = orchestrator_pb2.UnregisterRequest(node_uuid=network.nodes[0].uuid, records=records)
     with pytest.raises(BadRequest, match="does not name a blob"):
-        node = network.nodes[0]
-        records = [vnode_pb2.StateRecord(vnode="v0", sha256="no")]
-        stub.unregister(orchestrator_pb2.UnregisterRequest(node_uuid=node.uuid, records=records), soon())
-    assert (
-        stub.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid=uuid_of(9)), soon())
-        .directives[0]
-        .HasField("reregister")
-    )
+        stub.unregister(leaving, soon())
+    (directive,) = stub.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid=uuid_of(9)), soon()).directives
+    assert directive.HasField("reregister")
 
 
 def test_an_internal_fault_becomes_an_event_too(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
