@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pnode.config import Settings
-from pnode.errors import BadRequest, ConfigError
+from pnode.errors import BadRequest, ConfigError, StoreUnavailable
 from pnode.transport.addresses import loopback, parse_address
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def orchestrator(settings: Settings) -> int:
     from pnode.storage.probe import probe_conditional_puts  # noqa: PLC0415
 
     with opened_store(settings) as store, _until_signal() as asked:
-        probe_conditional_puts(store)
+        try:
+            probe_conditional_puts(store)
+        except StoreUnavailable as error:
+            raise ConfigError(f"store: {error.message}") from None
         served = Orchestrator(store, checked)
         try:
             served.start()

@@ -33,7 +33,10 @@ def one_line(message: str) -> str:
     """The message without its line breaks, and without Hydra's and OmegaConf's footnotes."""
     lines = [line.strip() for line in message.splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "See https://"))]
-    return "; ".join(kept).removeprefix("KeyError raised while resolving interpolation: ")[:500] or "cannot be composed"
+    return (
+        "; ".join(kept).removeprefix("KeyError raised while resolving interpolation: ").strip('"')[:500]
+        or "cannot be composed"
+    )
 
 
 def sentence(error: ValidationError, source: Source) -> str:

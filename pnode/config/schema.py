@@ -161,8 +161,6 @@ class JobSection(Section):
     def _consistent(self) -> JobSection:
         if self.microbatches > self.batch:
             raise ValueError(f"microbatches={self.microbatches} is more than the {self.batch} rows of a batch")
-        if self.warmup > self.steps:
-            raise ValueError(f"warmup={self.warmup} is more than the {self.steps} steps")
         return self
 
 

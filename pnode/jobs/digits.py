@@ -78,7 +78,7 @@ def make(settings: JobSection) -> Job:
         tokens=9, in_features=PATCH * PATCH, features=128, num_blocks=3, num_heads=4, mlp=4, classes=CLASSES
     )
     adamw = spec_pb2.AdamW(lr=settings.lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=settings.weight_decay)
-    schedule = spec_pb2.Schedule(warmup_steps=settings.warmup, total_steps=settings.steps)
+    schedule = spec_pb2.Schedule(warmup_steps=min(settings.warmup, settings.steps), total_steps=settings.steps)
     test = load_rows().batch(split()[1])
     return Job(
         name="digits",

@@ -13,6 +13,7 @@ from typing import TextIO
 # Libraries whose finer logs hold signed requests, or say nothing to an operator.
 _QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "grpc", "matplotlib", "numba", "hydra", "PIL")
 _SECRET_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_LEAST_SECRET = 8
 _USERINFO = re.compile(r"(://)[^/\s@]+@")
 
 
@@ -20,16 +21,19 @@ def configure(level: str = "info", form: str = "plain", stream: TextIO | None = 
     """Send the process's logs to `stream`, stderr by default. `form` is `plain` or `json`."""
     target = logging.StreamHandler(stream if stream is not None else sys.stderr)
     target.setFormatter(_Json() if form == "json" else _Plain())
+    target.addFilter(_worth_telling)
     logging.basicConfig(level=level.upper(), handlers=[target], force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in _QUIET
 
 
 def blotted(text: str) -> str:
     """The text without credentials that found their way into it."""
     for name in _SECRET_NAMES:
-        secret = os.environ.get(name)
-        if secret:
+        secret = os.environ.get(name, "")
+        if len(secret) >= _LEAST_SECRET:
             text = text.replace(secret, "***")
     return _USERINFO.sub(r"\1***@", text)
 
