@@ -101,12 +101,12 @@ def _weed() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free just now, with their gRPC twins. All are held until the last is found."""
+    """Ports that are free just now, with their gRPC twins; below those that the system gives to outgoing connections."""
     held: list[socket.socket] = []
     ports: list[int] = []
     try:
         while len(ports) < count:
-            port = 20_000 + secrets.randbelow(12_000)
+            port = 20_000 + secrets.randbelow(2_700)
             if port not in ports and (pair := _bound(port)):
                 held += pair
                 ports.append(port)

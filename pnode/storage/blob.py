@@ -42,7 +42,7 @@ class BlobStore(Protocol):
         """Remove what is under `key`, if anything."""
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """All keys that begin with `prefix`, in ascending order."""
+        """All keys that begin with `prefix`, in no order: not every S3 server sorts as AWS does."""
 
     def close(self) -> None:
         """Give back connections. May be called twice."""

@@ -99,7 +99,7 @@ class LocalStore:
         """See BlobStore."""
         folder = self._root / check_prefix(prefix).rpartition("/")[0]
         with _refusals(prefix):
-            found = sorted(path.relative_to(self._root).as_posix() for path in _files(folder))
+            found = [path.relative_to(self._root).as_posix() for path in _files(folder)]
         return (key for key in found if key.startswith(prefix) and not key.startswith("."))
 
     def close(self) -> None:

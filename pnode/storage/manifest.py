@@ -95,6 +95,8 @@ class ManifestLog:
     def __init__(self, store: BlobStore, run: str) -> None:
         self._store = store
         self._run = run
+        if "/" in run:
+            raise BadRequest(f"{run[:80]!r} is no name of a run")
         self._key = check_key(f"{RUNS}{run}{_HEAD}")
 
     def head(self) -> tuple[RunManifest, str] | None:

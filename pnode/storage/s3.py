@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
+_ETAG = re.compile(r'"?[A-Za-z0-9+/=_-]{1,128}"?', re.ASCII)
 _CHUNK_BYTES = 1 << 20
 # A store that is deciding another conditional put of this key says 409: come again. Seconds, before jitter.
 _CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -94,6 +95,9 @@ class S3Store:
 
     def put_if_match(self, key: str, content: bytes, etag: str) -> str:
         """See BlobStore."""
+        if not _ETAG.fullmatch(etag):
+            # An empty condition is none at all, and "*" matches whatever is there.
+            raise PreconditionFailed(f"put {check_key(key)}: {etag[:80]!r} is the etag of nothing")
         try:
             return self._put(key, content, {"IfMatch": etag})
         except BlobMissing:
