@@ -14,6 +14,16 @@ import torch
 from torch import Tensor
 
 
+def refuse_second_derivative(operator: str) -> None:
+    """Raise RuntimeError in a backward that torch records (create_graph=True): kernels have no second derivative.
+
+    torch's own `once_differentiable` lets such a backward pass as a constant when grad_output needs no gradient,
+    and the second derivative is then silently wrong.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{operator}: there is no second derivative; call backward without create_graph")
+
+
 class Gradient(NamedTuple):
     """One gradient under way."""
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from samebits._accumulate import gradient_of
+from samebits._accumulate import gradient_of, refuse_second_derivative
 from samebits._check import require_tensor, size
 from samebits._product import add_rows, multiply
 
@@ -33,8 +32,8 @@ class _MatMul(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        refuse_second_derivative("matmul")
         a, b = ctx.saved_tensors
         pack = _rows if b.dim() == 2 else _matrices
         g, grad_a, grad_b = pack(grad_output), None, None
@@ -76,8 +75,8 @@ class _Linear(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("linear")
         x, weight = ctx.saved_tensors
         g, grad_x, grad_weight, grad_bias = _rows(grad_output), None, None, None
         if ctx.needs_input_grad[0]:
