@@ -64,7 +64,7 @@ class Nodes:
             if location is None or hosted.fence.generation != self._runs[location.run].generation:
                 continue
             self._runs[location.run].patience.progressed(hosted.version)
-            if hosted.state == vnode_pb2.VNODE_STATE_LOST:
+            if hosted.state == vnode_pb2.VNODE_STATE_LOST and self._serves(location, hosted.fence.generation):
                 suspects.add((location, hosted.fence.generation))
         return self._probe(member, suspects) if suspects else []
 

@@ -1,12 +1,13 @@
 """Which node takes which VNode: a pure function of what is needed and of the seats that there are.
 
 The largest VNode is placed first, each on the capable node with the least granted memory in proportion to what it
-offers, then with the fewest VNodes, then by UUID: the same question always has the same answer.
+offers, then with the fewest VNodes, then by UUID: the same question always has the same answer. Where that leaves a
+VNode without room, all are packed as tightly as they go instead; that is good, not perfect, as bin packing goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -68,6 +69,10 @@ class Placement:
     why: str = ""
 
 
+# What makes one node better than another: the smallest wins, then the smallest UUID.
+Order = Callable[[Seat, Rules], tuple[float, ...]]
+
+
 def place(needs: Sequence[Need], seats: Sequence[Seat], profile: str, bound_class: str, rules: Rules) -> Placement:
     """Place all needs or none of them.
 
@@ -80,9 +85,10 @@ def place(needs: Sequence[Need], seats: Sequence[Seat], profile: str, bound_clas
         if len(capable) < rules.min_nodes:
             why = f"waiting for nodes: {len(capable)} of {rules.min_nodes} have joined"
             continue
-        nodes, why = _assign(needs, capable, rules)
-        if not why:
-            return Placement(nodes, numerics_class)
+        for order in (_least_loaded, _tightest):
+            nodes, why = _assign(needs, capable, rules, order)
+            if not why:
+                return Placement(nodes, numerics_class)
     return Placement(why=why)
 
 
@@ -97,12 +103,12 @@ def _classes(seats: Sequence[Seat], profile: str, bound_class: str) -> list[str]
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _assign(needs: Sequence[Need], capable: Sequence[Seat], rules: Rules) -> tuple[dict[str, str], str]:
+def _assign(needs: Sequence[Need], capable: Sequence[Seat], rules: Rules, order: Order) -> tuple[dict[str, str], str]:
     seats = {seat.node_uuid: seat for seat in capable}
     nodes: dict[str, str] = {}
     # A stable sort: VNodes of one size keep their model order. Pinned ones first, or others could take their room.
     for need in sorted(needs, key=lambda need: (need.vnode not in rules.pins, -need.memory_bytes)):
-        chosen = _choose(need, seats, rules)
+        chosen = _choose(need, seats, rules, order)
         if chosen is None:
             return {}, _why(need, seats, rules)
         seats[chosen.node_uuid] = chosen.with_one_more(need)
@@ -110,18 +116,23 @@ def _assign(needs: Sequence[Need], capable: Sequence[Seat], rules: Rules) -> tup
     return nodes, ""
 
 
-def _choose(need: Need, seats: Mapping[str, Seat], rules: Rules) -> Seat | None:
+def _choose(need: Need, seats: Mapping[str, Seat], rules: Rules, order: Order) -> Seat | None:
     able = [seat for seat in seats.values() if seat.takes(need) and (need.vnode, seat.node_uuid) not in rules.avoid]
     pin = rules.pins.get(need.vnode)
     pinned = [seat for seat in able if seat.node_uuid == pin]
     if pinned or (pin is not None and rules.must_pin):
         return pinned[0] if pinned else None
-    return min(able, key=lambda seat: _order(seat, rules), default=None)
+    return min(able, key=lambda seat: (*order(seat, rules), seat.node_uuid), default=None)
 
 
-def _order(seat: Seat, rules: Rules) -> tuple[int, float, int, str]:
+def _least_loaded(seat: Seat, rules: Rules) -> tuple[float, ...]:
     share = seat.granted_bytes / seat.memory_bytes if seat.memory_bytes else 1.0
-    return (seat.num_of_run if rules.spread else 0, share, seat.num_vnodes, seat.node_uuid)
+    return (seat.num_of_run if rules.spread else 0, share, seat.num_vnodes)
+
+
+def _tightest(seat: Seat, rules: Rules) -> tuple[float, ...]:
+    del rules  # a place at all comes before a place apart
+    return (seat.memory_bytes - seat.granted_bytes,)
 
 
 def _why(need: Need, seats: Mapping[str, Seat], rules: Rules) -> str:

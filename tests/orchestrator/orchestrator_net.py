@@ -164,7 +164,7 @@ class ServedNode:
         if request.record.sha256:
             get_content(self._store, request.record.sha256, max_bytes=1000)
         vnode.version = request.record.version
-        return vnode_pb2.RestoreReply(version=vnode.version)
+        return vnode_pb2.RestoreReply(version=vnode.version + self.lies)
 
     def snapshot(self, request: vnode_pb2.SnapshotRequest, deadline: Deadline) -> vnode_pb2.SnapshotReply:
         self.snapshot_asked.set()

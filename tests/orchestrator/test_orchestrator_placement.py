@@ -32,6 +32,13 @@ def needs(*sizes: int) -> list[Need]:
         ((10,), [seat("a", num_vnodes=4), seat("b", granted_bytes=80, num_vnodes=1)], Rules(), {"v0": "b"}),
         # The largest first, or it would find no room.
         ((40, 100), [seat("a"), seat("b")], Rules(), {"v0": "b", "v1": "a"}),
+        # Balanced, the last one would find no room: then tightly.
+        (
+            (6, 6, 4, 4, 4),
+            [seat("a", memory_bytes=12), seat("b", memory_bytes=12)],
+            Rules(),
+            {"v0": "a", "v1": "a", "v2": "b", "v3": "b", "v4": "b"},
+        ),
         ((10, 10), [seat("a", memory_bytes=1000), seat("b")], Rules(spread=True), {"v0": "a", "v1": "b"}),
         ((10,), [seat("a", num_of_run=1), seat("b", granted_bytes=80)], Rules(spread=True), {"v0": "b"}),
         ((10,), [seat("a"), seat("b")], Rules(pins={"v0": "b"}), {"v0": "b"}),

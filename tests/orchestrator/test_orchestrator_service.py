@@ -212,6 +212,16 @@ def test_a_record_that_lies_is_refused(network: Network, lease: str) -> None:
         network.checkpoint(lease, 0)
 
 
+def test_a_restore_that_lies_moves_the_vnode(network: Network, lease: str) -> None:
+    network.train_to(2)
+    network.checkpoint(lease, 2)
+    liar = network.where("v1")
+    liar.lies = True
+    network.report("v0", "WORKER_LOST", network.where("v0").uuid)
+    network.until_state(RUNNING, generation=3)
+    assert network.where("v1") is not liar
+
+
 def test_closing_refuses_who_still_waits(network: Network, lease: str) -> None:
     slow = network.where("v1")
     slow.snapshots_may_go.clear()
