@@ -122,6 +122,7 @@ def main() -> None:
     mp.mp.prec = PRECISION_BITS
     lines = [
         '"""Constants of the elementary functions, as kernels/make_coefficients.py makes them. Do not edit."""',
+        "",
         "# fmt: off",
         f"FIRST_EXPONENT = {EXPONENTS[0]}",
         *(assigned(name, value) for name, value in constants().items()),

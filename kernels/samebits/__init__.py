@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from samebits import optim, random
 from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
+from samebits.cross_entropy import cross_entropy, row_sum
+from samebits.digest import canonical_, digest
+from samebits.elementary import cos, erf, exp, log, rsqrt, sin, tanh
+from samebits.elementwise import add, gelu, relu
+from samebits.layer_norm import layer_norm
 from samebits.matmul import linear, matmul
+from samebits.mean_pool import mean_pool
+from samebits.position_embedding import position_embedding
+from samebits.softmax import softmax
 
 PROFILE = "samebits-1"
 
 __all__ = [
     "PROFILE",
+    "add",
     "canary",
+    "canonical_",
+    "cos",
+    "cross_entropy",
+    "digest",
+    "erf",
+    "exp",
+    "gelu",
     "get_num_threads",
+    "layer_norm",
     "linear",
+    "log",
     "matmul",
+    "mean_pool",
+    "optim",
+    "position_embedding",
+    "random",
+    "relu",
+    "row_sum",
+    "rsqrt",
     "set_num_threads",
+    "sin",
+    "softmax",
+    "tanh",
     "warm",
 ]

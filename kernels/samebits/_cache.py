@@ -92,7 +92,7 @@ def refuse_if_replaceable(directory: Path) -> None:
 def directory() -> Path | None:
     """The checked cache directory of this fingerprint, made if needed; None where there can be none."""
     root = cache_root()
-    leaf = root / fingerprint()
+    leaf = root / _IMPORTED
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         leaf.mkdir(mode=0o700, exist_ok=True)
@@ -139,7 +139,7 @@ class KernelCache:
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Write the compiled kernel beside its place and move it there, so that a reader never sees half of it."""
         place = directory()
-        if place is None:
+        if place is None or fingerprint() != place.name:  # the sources changed after they were imported
             return
         payload: bytes = _dumps(self._codec.reduce(compiled))
         try:
@@ -158,3 +158,6 @@ class KernelCache:
 
     def flush(self) -> None:
         """Part of Numba's interface; records are replaced, never edited."""
+
+
+_IMPORTED = fingerprint()  # now, not at the first compilation: sources may change under a running process

@@ -1,4 +1,5 @@
 """Constants of the elementary functions, as kernels/make_coefficients.py makes them. Do not edit."""
+
 # fmt: off
 FIRST_EXPONENT = -8
 LOG2_E = 1.4426950408889634

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from samebits._check import require_tensor
 from samebits._compile import Kernel
-from samebits._split import GRAIN, differentiable, split
+from samebits._split import differentiable, split
 
 ONE_IN = "void(intp, intp, intp, intp)"  # input, output, begin, end
 TWO_IN = "void(intp, intp, intp, intp, intp)"  # two inputs, output, begin, end
@@ -31,7 +31,7 @@ class Map(NamedTuple):
 def mapped(compiled: Kernel, *inputs: Tensor) -> Tensor:
     """A new tensor from a kernel over contiguous inputs of one shape."""
     made = torch.empty(inputs[0].shape, dtype=torch.float32)
-    split(compiled, made.numel(), GRAIN, *[tensor.data_ptr() for tensor in inputs], made.data_ptr())
+    split(compiled, made.numel(), 1, *[tensor.data_ptr() for tensor in inputs], made.data_ptr())
     return made
 
 

@@ -10,35 +10,34 @@ import torch
 from torch import Tensor
 
 from samebits._threads import run, scratch, shares
+from samebits._vectors import LANES
 
-GRAIN = 16384  # elements: with fewer, waking a thread costs more than it saves
+GRAIN = 16384  # elements read or written: with fewer, waking a thread costs more than it saves
 
 
-def split(kernel: Callable[..., Any], total: int, grain: int, *arguments: Any) -> None:
-    """kernel(*arguments, begin, end) over the ranges that make up 0..total, each beginning at a multiple of grain."""
-    ranges = shares(total, grain)
+def split(kernel: Callable[..., Any], total: int, cost: int, *arguments: Any) -> None:
+    """kernel(*arguments, begin, end) over ranges that make up 0..total; an output takes `cost` elements of work."""
+    ranges = shares(total, -(-GRAIN // max(1, cost)))
     if len(ranges) == 1:
         kernel(*arguments, 0, total)
         return
     run([partial(kernel, *arguments, begin, end) for begin, end in ranges])
 
 
-def split_with_scratch(kernel: Callable[..., Any], total: int, grain: int, num_floats: int, *arguments: Any) -> None:
-    """kernel(*arguments, scratch, begin, end): as `split`, with so many floats of scratch memory for each thread."""
+def split_rows(kernel: Callable[..., Any], rows: int, columns: int, num_floats: int, *arguments: Any) -> None:
+    """kernel(*arguments, scratch, begin, end) over ranges of rows, in whole blocks of LANES rows.
+
+    scratch is the address of num_floats floats that belong to the thread.
+    """
 
     def job(begin: int, end: int) -> None:
         kernel(*arguments, scratch(num_floats), begin, end)
 
-    ranges = shares(total, grain)
+    ranges = shares(rows, -(-GRAIN // max(1, columns * LANES)) * LANES)
     if len(ranges) == 1:
-        job(0, total)
+        job(0, rows)
         return
     run([partial(job, begin, end) for begin, end in ranges])
-
-
-def rows_per_share(columns: int, multiple: int) -> int:
-    """The grain for rows of so many columns: at least GRAIN elements, in multiples of a block of rows."""
-    return -(-GRAIN // max(1, columns * multiple)) * multiple
 
 
 def differentiable(*tensors: Tensor | None) -> bool:

@@ -14,7 +14,7 @@ from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
 from samebits._elementary import exp32, log32
 from samebits._intrinsics import load32, load_i64, store32
-from samebits._split import rows_per_share, split, split_with_scratch
+from samebits._split import split, split_rows
 from samebits._vectors import LANES
 
 ZERO: Any = np.float32(0.0)
@@ -90,8 +90,8 @@ class _CrossEntropy(torch.autograd.Function):
         exponentials = torch.empty(rows, n, dtype=torch.float32)
         sums, losses = (torch.empty(rows, dtype=torch.float32) for _ in range(2))
         made = (exponentials.data_ptr(), sums.data_ptr(), losses.data_ptr())
-        floats, grain = PANEL_FLOATS + 2 * LANES, rows_per_share(n, LANES)
-        split_with_scratch(_forward, rows, grain, floats, x.data_ptr(), target.data_ptr(), *made, n)
+        floats = PANEL_FLOATS + 2 * LANES
+        split_rows(_forward, rows, n, floats, x.data_ptr(), target.data_ptr(), *made, n)
         ctx.save_for_backward(exponentials, sums, target)
         ctx.share = share(count) if reduction == "mean" else ONE
         return losses if reduction == "none" else _summed(losses, ZERO, ctx.share)
@@ -104,7 +104,7 @@ class _CrossEntropy(torch.autograd.Function):
         dx = torch.empty(rows, n, dtype=torch.float32)
         kept = (exponentials.data_ptr(), sums.data_ptr(), target.data_ptr(), ctx.share)
         grad_step = grad.dim()  # 0 for the one gradient of a mean, 1 for one gradient a row
-        split(_backward, rows, rows_per_share(n, 1), *kept, grad.data_ptr(), grad_step, dx.data_ptr(), n)
+        split(_backward, rows, n, *kept, grad.data_ptr(), grad_step, dx.data_ptr(), n)
         return dx, None, None, None
 
 

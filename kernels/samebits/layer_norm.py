@@ -17,7 +17,7 @@ from samebits._compile import kernel
 from samebits._gemm import pack_columns
 from samebits._intrinsics import fma32, load32, store32
 from samebits._product import add_rows
-from samebits._split import GRAIN, rows_per_share, split, split_with_scratch
+from samebits._split import split, split_rows
 from samebits._vectors import LANES
 
 ONE = np.float32(1.0)
@@ -95,7 +95,7 @@ class _LayerNorm(torch.autograd.Function):
         means = statistics.data_ptr()
         pointers = (x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), means, means + rows * FLOAT)
         numbers = (n, share(n), np.float32(eps))
-        split_with_scratch(_forward, rows, rows_per_share(n, LANES), (n + 2) * LANES, *pointers, *numbers)
+        split_rows(_forward, rows, n, (n + 2) * LANES, *pointers, *numbers)
         ctx.save_for_backward(x, weight, statistics)
         return y
 
@@ -117,15 +117,14 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, statistics: Tensor)
     n, rows, dx = x.shape[-1], statistics.shape[1], torch.empty(x.shape, dtype=torch.float32)
     means = statistics.data_ptr()
     pointers = (grad.data_ptr(), x.data_ptr(), weight.data_ptr(), means, means + rows * FLOAT, dx.data_ptr())
-    split_with_scratch(_backward_rows, rows, rows_per_share(n, LANES), (2 * n + 4) * LANES, *pointers, n, share(n))
+    split_rows(_backward_rows, rows, n, (2 * n + 4) * LANES, *pointers, n, share(n))
     return dx
 
 
 def _continue_weight(to_weight: Gradient, grad: Tensor, x: Tensor, statistics: Tensor) -> None:
     n, rows, means = x.shape[-1], statistics.shape[1], statistics.data_ptr()
     pointers = (grad.data_ptr(), x.data_ptr(), means, means + rows * FLOAT, to_weight.buffer.data_ptr())
-    columns = max(LANES, GRAIN // max(1, rows))
-    split(_backward_weight, n, columns, *pointers, rows, n)
+    split(_backward_weight, n, rows, *pointers, rows, n)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -13,7 +13,7 @@ from samebits._chains import FLOAT, share
 from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
-from samebits._split import rows_per_share, split
+from samebits._split import split
 
 ZERO = np.float32(0.0)
 
@@ -48,7 +48,7 @@ class _MeanPool(torch.autograd.Function):
         batch, positions, n = ctx.shape = x.shape
         y = torch.empty(batch, n, dtype=torch.float32)
         sizes = (positions, n, share(positions))
-        split(_forward, batch, rows_per_share(positions * n, 1), x.data_ptr(), y.data_ptr(), *sizes)
+        split(_forward, batch, positions * n, x.data_ptr(), y.data_ptr(), *sizes)
         return y
 
     @staticmethod
@@ -57,7 +57,7 @@ class _MeanPool(torch.autograd.Function):
         batch, positions, n = ctx.shape
         grad, dx = grad.contiguous(), torch.empty(ctx.shape, dtype=torch.float32)
         sizes = (positions, n, share(positions))
-        split(_backward, batch, rows_per_share(positions * n, 1), grad.data_ptr(), dx.data_ptr(), *sizes)
+        split(_backward, batch, positions * n, grad.data_ptr(), dx.data_ptr(), *sizes)
         return dx
 
 

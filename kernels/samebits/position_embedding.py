@@ -14,7 +14,7 @@ from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
 from samebits._product import add_rows
-from samebits._split import rows_per_share, split
+from samebits._split import split
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)")
@@ -29,7 +29,7 @@ class _PositionEmbedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         y, n = torch.empty(x.shape, dtype=torch.float32), weight.numel()
-        split(_forward, x.shape[0], rows_per_share(n, 1), x.data_ptr(), weight.data_ptr(), y.data_ptr(), n)
+        split(_forward, x.shape[0], n, x.data_ptr(), weight.data_ptr(), y.data_ptr(), n)
         return y
 
     @staticmethod

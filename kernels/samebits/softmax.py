@@ -13,7 +13,7 @@ from samebits._check import require, require_tensor
 from samebits._compile import kernel, routine
 from samebits._elementary import exp32
 from samebits._intrinsics import load32, store32
-from samebits._split import differentiable, rows_per_share, split_with_scratch
+from samebits._split import differentiable, split_rows
 from samebits._vectors import LANES
 
 SCRATCH_FLOATS = 2 * PANEL_FLOATS + LANES
@@ -60,7 +60,7 @@ def _forward(x: Tensor) -> Tensor:
     y = torch.empty(x.shape, dtype=torch.float32)
     n = x.shape[-1]
     rows = x.numel() // n if n else 0
-    split_with_scratch(_softmax, rows, rows_per_share(n, LANES), SCRATCH_FLOATS, x.data_ptr(), y.data_ptr(), n)
+    split_rows(_softmax, rows, n, SCRATCH_FLOATS, x.data_ptr(), y.data_ptr(), n)
     return y
 
 
@@ -77,7 +77,7 @@ class _Softmax(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         grad, dx, n = grad.contiguous(), torch.empty_like(y), y.shape[-1]
         rows, pointers = y.numel() // n if n else 0, (grad.data_ptr(), y.data_ptr(), dx.data_ptr())
-        split_with_scratch(_softmax_backward, rows, rows_per_share(n, LANES), SCRATCH_FLOATS, *pointers, n)
+        split_rows(_softmax_backward, rows, n, SCRATCH_FLOATS, *pointers, n)
         return dx
 
 
