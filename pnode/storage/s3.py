@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+/?", re.ASCII)
 _ETAG = re.compile(r'"?[A-Za-z0-9+/=_-]{1,128}"?', re.ASCII)
 _CHUNK_BYTES = 1 << 20
 # A store that is deciding another conditional put of this key says 409: come again. Seconds, before jitter.
@@ -171,8 +172,9 @@ def _make_client(endpoint_url: str | None, region: str | None, timeouts: Timeout
         # Buckets as host names need a wildcard DNS entry, which stores other than AWS rarely have.
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
-    if endpoint_url and "@" in endpoint_url:
-        raise ConfigError("the S3 endpoint must not carry credentials; give them to boto3 by environment or profile")
+    if endpoint_url is not None and not _ENDPOINT.fullmatch(endpoint_url):
+        # Not repeated, for what stands there may be a password.
+        raise ConfigError("the S3 endpoint must be http://host:port or https://host:port, without credentials")
     try:
         session = boto3.session.Session()
         if session.get_credentials() is None:
