@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from orchestrator_world import uuid_of
+from orchestrator_fakes import uuid_of
 
 from pnode.errors import StaleFence, StepMismatch, UnknownVNode
 from pnode.orchestrator.core import Core

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_world import RECOVERING, RUNNING, World, digest
+from orchestrator_fakes import digest
+from orchestrator_world import RECOVERING, RUNNING, World
 
 from pnode.errors import Busy, PNodeError, StaleFence, StepMismatch, StoreUnavailable, Unavailable
 from pnode.orchestrator import events

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from orchestrator_world import digest, run_spec
+from orchestrator_fakes import digest, run_spec
 
 from pnode.errors import BlobCorrupt, Conflict, StaleFence, StoreUnavailable
 from pnode.orchestrator.journal import RunJournal

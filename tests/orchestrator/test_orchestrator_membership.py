@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_world import capabilities, uuid_of
+from orchestrator_fakes import capabilities, uuid_of
 
 from pnode.errors import Busy, Conflict, LeaseLost
 from pnode.orchestrator.leases import Lease
