@@ -54,7 +54,7 @@ def assert_same_bits(fast: torch.Tensor, dumb: Floats | torch.Tensor) -> None:
 
 def strided(array: Floats, layout: int) -> torch.Tensor:
     """The same values as a tensor: 0 contiguous, 1 transposed in memory, 2 every other element, 3 offset by one."""
-    tensor = torch.from_numpy(array.copy())
+    tensor = torch.from_numpy(np.array(array))
     if layout == 1 and array.ndim >= 2:
         return tensor.mT.contiguous().mT
     if layout == 2:
