@@ -38,6 +38,7 @@ def mapped(compiled: Kernel, *inputs: Tensor) -> Tensor:
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: Map) -> Tensor:
+        x = x.contiguous()
         y = mapped(operator.forward, x)
         ctx.operator = operator
         ctx.save_for_backward(y if operator.keeps_result else x)
@@ -53,6 +54,6 @@ def apply(operator: Map, x: Tensor) -> Tensor:
     """f(x), recorded for backward if torch records."""
     require_tensor(operator.name, "x", x)
     if differentiable(x):
-        result: Tensor = _Apply.apply(x.contiguous(), operator)  # type: ignore[no-untyped-call]  # torch's own
+        result: Tensor = _Apply.apply(x, operator)  # type: ignore[no-untyped-call]  # torch's own
         return result
     return mapped(operator.forward, x.contiguous())

@@ -86,7 +86,7 @@ def _summed(values: Tensor, start: float, factor: float) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, reduction: str, count: int) -> Tensor:
-        rows, n = x.shape
+        x, (rows, n) = x.contiguous(), x.shape
         exponentials = torch.empty(rows, n, dtype=torch.float32)
         sums, losses = (torch.empty(rows, dtype=torch.float32) for _ in range(2))
         made = (exponentials.data_ptr(), sums.data_ptr(), losses.data_ptr())
@@ -129,15 +129,13 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean", count
     memory; IndexError: a target that is no class.
     """
     _check(logits, target, reduction, count)
-    logits, target = logits.contiguous(), target.contiguous()
-    rows, classes = logits.shape
+    target, (rows, classes) = target.contiguous(), logits.shape
     outside = _first_outside(target.data_ptr(), rows, classes)
     if outside < rows:
         raise IndexError(f"cross_entropy: target {int(target[outside])} of row {outside} is not in 0..{classes - 1}")
     whole = rows if count is None else count
-    result: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's own
-        logits, target, reduction, whole
-    )
+    arguments = (logits, target, reduction, whole)
+    result: Tensor = _CrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
     return result
 
 
@@ -145,6 +143,7 @@ class _RowSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, start: Tensor) -> Tensor:
         ctx.count = values.shape[0]
+        values = values.contiguous()
         return _summed(values, start.item(), ONE)
 
     @staticmethod
@@ -164,5 +163,5 @@ def row_sum(values: Tensor, start: Tensor | float) -> Tensor:
     require_tensor("row_sum", "start", begin)
     require(values.dim() == 1, "row_sum", f"values must be [B], not {size(values)}")
     require(begin.dim() == 0, "row_sum", f"start must be 0-dimensional, not {size(begin)}")
-    result: Tensor = _RowSum.apply(values.contiguous(), begin)  # type: ignore[no-untyped-call]  # torch's own
+    result: Tensor = _RowSum.apply(values, begin)  # type: ignore[no-untyped-call]  # torch's own
     return result

@@ -93,7 +93,7 @@ def gelu(x: Tensor) -> Tensor:
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        return mapped(_add, a, b)
+        return mapped(_add, a.contiguous(), b.contiguous())
 
     @staticmethod
     @once_differentiable
@@ -107,6 +107,6 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     require_tensor("add", "b", b)
     require(a.shape == b.shape, "add", f"shapes differ: {size(a)} and {size(b)}")
     if differentiable(a, b):
-        result: Tensor = _Add.apply(a.contiguous(), b.contiguous())  # type: ignore[no-untyped-call]  # torch's own
+        result: Tensor = _Add.apply(a, b)  # type: ignore[no-untyped-call]  # torch's own
         return result
     return mapped(_add, a.contiguous(), b.contiguous())

@@ -89,7 +89,7 @@ def _backward_weight(
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        n = x.shape[-1]
+        x, weight, bias, n = x.contiguous(), weight.contiguous(), bias.contiguous(), x.shape[-1]
         rows = x.numel() // n if n else 0
         y, statistics = torch.empty(x.shape, dtype=torch.float32), torch.empty(2, rows, dtype=torch.float32)
         means = statistics.data_ptr()
@@ -144,6 +144,5 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     fits = x.dim() >= 1 and weight.shape == bias.shape == x.shape[-1:]
     require(fits, "layer_norm", f"x {size(x)}, weight {size(weight)}, bias {size(bias)} do not fit [..., n], [n], [n]")
     require(math.isfinite(eps) and eps >= 0.0, "layer_norm", f"eps must be finite and not negative, not {eps}")
-    arguments = (x.contiguous(), weight.contiguous(), bias.contiguous(), eps)
-    result: Tensor = _LayerNorm.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
+    result: Tensor = _LayerNorm.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]  # torch's own
     return result

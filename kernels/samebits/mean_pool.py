@@ -45,7 +45,8 @@ def _backward(grad: int, dx: int, positions: int, n: int, share: float, begin: i
 class _MeanPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        batch, positions, n = ctx.shape = x.shape
+        x, (batch, positions, n) = x.contiguous(), x.shape
+        ctx.shape = x.shape
         y = torch.empty(batch, n, dtype=torch.float32)
         sizes = (positions, n, share(positions))
         split(_forward, batch, positions * n, x.data_ptr(), y.data_ptr(), *sizes)
@@ -69,5 +70,5 @@ def mean_pool(x: Tensor) -> Tensor:
     """
     require_tensor("mean_pool", "x", x)
     require(x.dim() == 3, "mean_pool", f"x must be [B, T, F], not {size(x)}")
-    result: Tensor = _MeanPool.apply(x.contiguous())  # type: ignore[no-untyped-call]  # torch's own
+    result: Tensor = _MeanPool.apply(x)  # type: ignore[no-untyped-call]  # torch's own
     return result

@@ -28,7 +28,8 @@ def _forward(x: int, weight: int, y: int, n: int, begin: int, end: int) -> None:
 class _PositionEmbedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        y, n = torch.empty(x.shape, dtype=torch.float32), weight.numel()
+        x, weight, n = x.contiguous(), weight.contiguous(), weight.numel()
+        y = torch.empty(x.shape, dtype=torch.float32)
         split(_forward, x.shape[0], n, x.data_ptr(), weight.data_ptr(), y.data_ptr(), n)
         return y
 
@@ -53,7 +54,5 @@ def position_embedding(x: Tensor, weight: Tensor) -> Tensor:
     require_tensor("position_embedding", "weight", weight)
     fits = x.dim() == 3 and weight.shape == x.shape[1:]
     require(fits, "position_embedding", f"x {size(x)} and weight {size(weight)} do not fit [B, T, F] and [T, F]")
-    result: Tensor = _PositionEmbedding.apply(  # type: ignore[no-untyped-call]  # torch's own
-        x.contiguous(), weight.contiguous()
-    )
+    result: Tensor = _PositionEmbedding.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's own
     return result

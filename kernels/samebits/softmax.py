@@ -67,7 +67,7 @@ def _forward(x: Tensor) -> Tensor:
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = _forward(x)
+        y = _forward(x.contiguous())
         ctx.save_for_backward(y)
         return y
 
@@ -90,6 +90,6 @@ def softmax(x: Tensor) -> Tensor:
     require_tensor("softmax", "x", x)
     require(x.dim() >= 1, "softmax", "x must have at least one axis")
     if differentiable(x):
-        result: Tensor = _Softmax.apply(x.contiguous())  # type: ignore[no-untyped-call]  # torch's own
+        result: Tensor = _Softmax.apply(x)  # type: ignore[no-untyped-call]  # torch's own
         return result
     return _forward(x.contiguous())

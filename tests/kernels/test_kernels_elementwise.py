@@ -100,22 +100,22 @@ def test_second_derivatives_are_refused() -> None:
     x, g = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     (grad,) = torch.autograd.grad(samebits.gelu(x), x, g, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(grad.sum(), x)
+        grad.sum().backward()
 
 
 @pytest.mark.parametrize("name", sorted(UNARY))
 def test_bad_arguments(name: str) -> None:
     fast = UNARY[name][0]
-    with pytest.raises(TypeError, match=f"^{name}: x must be torch.float32, not torch.float64"):
+    with pytest.raises(TypeError, match=rf"^{name}: x must be torch.float32, not torch.float64"):
         fast(torch.ones(2, dtype=torch.float64))
-    with pytest.raises(TypeError, match=f"^{name}: x must be a Tensor, not list"):
+    with pytest.raises(TypeError, match=rf"^{name}: x must be a Tensor, not list"):
         fast([1.0])
-    with pytest.raises(RuntimeError, match=f"^{name}: x must be a dense tensor on the CPU"):
+    with pytest.raises(RuntimeError, match=rf"^{name}: x must be a dense tensor on the CPU"):
         fast(torch.ones(2, device="meta"))
 
 
 def test_add_wants_one_shape() -> None:
     with pytest.raises(ValueError, match=r"^add: shapes differ: \[2\] and \[3\]"):
         samebits.add(torch.ones(2), torch.ones(3))
-    with pytest.raises(TypeError, match="^add: b must be"):
+    with pytest.raises(TypeError, match=r"^add: b must be"):
         samebits.add(torch.ones(2), torch.ones(2, dtype=torch.int64))
