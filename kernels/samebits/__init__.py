@@ -6,10 +6,12 @@ from samebits import optim, random
 from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
+from samebits.attention import attention, multihead_attention
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
 from samebits.elementary import cos, erf, exp, log, rsqrt, sin, tanh
 from samebits.elementwise import add, gelu, relu
+from samebits.fork import fork
 from samebits.layer_norm import layer_norm
 from samebits.matmul import linear, matmul
 from samebits.mean_pool import mean_pool
@@ -21,6 +23,7 @@ PROFILE = "samebits-1"
 __all__ = [
     "PROFILE",
     "add",
+    "attention",
     "canary",
     "canonical_",
     "cos",
@@ -28,6 +31,7 @@ __all__ = [
     "digest",
     "erf",
     "exp",
+    "fork",
     "gelu",
     "get_num_threads",
     "layer_norm",
@@ -35,6 +39,7 @@ __all__ = [
     "log",
     "matmul",
     "mean_pool",
+    "multihead_attention",
     "optim",
     "position_embedding",
     "random",

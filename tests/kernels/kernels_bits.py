@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 FLAVOURS = ("plain", "tiny", "huge", "whole", "special")
@@ -17,16 +17,19 @@ SPECIAL = np.array(
 
 def floats(seed: int, flavour: str, *shape: int) -> Floats:
     """A binary32 array: ordinary, near the subnormals, near overflow, small integers, or strewn with special values."""
-    rng = np.random.Generator(np.random.PCG64(seed))
+    return np.asarray(_values(np.random.Generator(np.random.PCG64(seed)), flavour, shape), np.float32)
+
+
+def _values(rng: np.random.Generator, flavour: str, shape: tuple[int, ...]) -> ArrayLike:
     if flavour == "whole":
-        return rng.integers(-2, 3, shape).astype(np.float32)
-    values = rng.standard_normal(shape).astype(np.float32)
+        return rng.integers(-2, 3, shape)
+    values = np.asarray(rng.standard_normal(shape), np.float32)
     if flavour == "tiny":
-        return values * np.float32(2.0) ** rng.integers(-75, -60, shape).astype(np.float32)
+        return values * 2.0 ** rng.integers(-75, -60, shape)
     if flavour == "huge":
-        return values * np.float32(2.0) ** rng.integers(60, 65, shape).astype(np.float32)
+        return values * 2.0 ** rng.integers(60, 65, shape)
     if flavour == "special":
-        return np.where(rng.random(shape) < 0.2, rng.choice(SPECIAL, shape), values).astype(np.float32)
+        return np.where(rng.random(shape) < 0.2, rng.choice(SPECIAL, shape), values)
     return values
 
 

@@ -1,0 +1,55 @@
+"""fork: the fan-out of one tensor to several consumers, whose gradients are summed in the consumers' order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samebits._accumulate import refuse_second_derivative
+from samebits._check import require, require_tensor
+from samebits._compile import kernel
+from samebits._intrinsics import load32, store32
+from samebits._split import split
+
+
+@kernel("void(intp, intp, intp, intp)")
+def _add(total: int, x: int, begin: int, end: int) -> None:
+    """total[i] = total[i] + x[i]."""
+    for i in range(begin, end):
+        store32(total, i, load32(total, i) + load32(x, i))
+
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(x.view_as(x) for _ in range(n))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        refuse_second_derivative("fork")
+        present = [grad.contiguous() for grad in grads if grad is not None]
+        if not present:
+            return None, None
+        total = torch.zeros(present[0].shape, dtype=torch.float32)
+        for grad in present:
+            split(_add, total.numel(), 1, total.data_ptr(), grad.data_ptr())
+        return total, None
+
+
+def fork(x: Tensor, n: int) -> tuple[Tensor, ...]:
+    """n tensors equal to float32 x, one for each consumer (a residual; several projections of one input).
+
+    Backward: grad_x = ((+0 + g[0]) + g[1]) + ..., consumers ascending, which autograd's own summing does not promise.
+    A consumer whose gradient nobody computes is absent. The results share x's memory: do not change them in place.
+
+    TypeError: x is no float32 tensor, or n no int; ValueError: n < 1; RuntimeError: not in the CPU's memory.
+    """
+    require_tensor("fork", "x", x)
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"fork: n must be an int, not {type(n).__name__}")
+    require(n >= 1, "fork", f"n must be at least 1, not {n}")
+    result: tuple[Tensor, ...] = _Fork.apply(x, n)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return result
