@@ -133,7 +133,6 @@ def load(note: Note) -> StageProgram:
     samebits.set_num_threads(1)
     note("compiling or loading kernels; the first time takes about a minute")
     samebits.warm()
-    samebits.canary()
     note("rehearsing")
     rehearsal.run(StageCommands(num_threads=1, device="cpu"))
     return StageProgram()

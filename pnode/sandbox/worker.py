@@ -46,10 +46,11 @@ def enter(body: Callable[[], int], *, parent: int, keep: Sequence[int], bounds: 
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         limits.apply(bounds)
         code = body()
-    except MemoryError:
-        code = EXIT_MEMORY
-    except BaseException:  # noqa: BLE001 - the boundary of a process: nothing may unwind into the zygote's loop
-        traceback.print_exc(file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001 - the boundary of a process: nothing may unwind into the zygote's loop
+        if isinstance(error, Exception) and _is_memory(error):
+            code = EXIT_MEMORY
+        else:
+            traceback.print_exc(file=sys.stderr)
     finally:
         os._exit(code)
 
