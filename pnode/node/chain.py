@@ -114,12 +114,16 @@ class TrainChain:
     ) -> None:
         """Wait until every earlier microbatch of the step is in."""
         with vnode.changed:
-            while not vnode.ledger.is_turn(key):
+            # Judged before every wait, the first too: a Restore may have come since the forward.
+            while self._must_wait(vnode, request, key):
                 if not vnode.changed.wait(timeout=max(0.0, deadline.left_s())):
                     raise DeadlineExceeded(f"microbatches before {key.microbatch} of step {key.step} are missing")
-                vnode.check(request.fence)
-                if vnode.state == vnode_pb2.VNODE_STATE_LOST:
-                    raise WorkerLost(f"VNode {vnode.spec.id!r} lost its worker while a microbatch waited for its turn")
+
+    def _must_wait(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey) -> bool:
+        vnode.check(request.fence)
+        if vnode.state == vnode_pb2.VNODE_STATE_LOST:
+            raise WorkerLost(f"VNode {vnode.spec.id!r} lost its worker while a microbatch waited for its turn")
+        return not vnode.ledger.is_turn(key)
 
     def _abandon(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey) -> None:
         """Forget a microbatch that failed before its backward: a retry begins anew, unless the run has moved on."""

@@ -79,7 +79,9 @@ class Serving:
     def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> vnode_pb2.RestoreReply:
         """Adopt a generation and a state."""
         with self._gate.passing():
-            return vnode_pb2.RestoreReply(version=self._vnode(request.fence).restore(request, deadline))
+            # Not checked against our fence: the newer generation is what it brings.
+            vnode = self._allocations.get(request.fence.run, request.fence.vnode)
+            return vnode_pb2.RestoreReply(version=vnode.restore(request, deadline))
 
     def describe(self, request: vnode_pb2.DescribeRequest, deadline: Deadline) -> vnode_pb2.DescribeReply:
         """What it is and where it stands."""

@@ -1,8 +1,9 @@
-"""A small run on nodes inside the test process: real chain, ledger and Stage; only the process of a worker is missing."""
+"""A small run on nodes inside the test process: the real chain, ledger and Stage, without the process of a worker."""
 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ class Reply:
 class InProcessWorker:
     """The worker's own commands, run here. `die` does what SIGKILL does to the real one."""
 
-    def __init__(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> None:
+    def __init__(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None], ran: Callable[[str], None]) -> None:
+        self._ran = ran
         self._commands = StageCommands(num_threads=1, device="cpu")
         self._died = died
         self._dead = False
@@ -91,6 +93,7 @@ class InProcessWorker:
                 raise WorkerLost("killed by signal 9")
             answered, replies = self._commands(command, dict(fields), list(tensors))
             copies = [tensor._replace(payload=bytes(tensor.payload)) for tensor in replies]
+            self._ran(command)
             return Reply(dict(answered), copies)
 
     def die(self) -> None:
@@ -119,6 +122,7 @@ class WorldNode:
     def __init__(self, name: str, world: World, shelf: StateShelf) -> None:
         self.name = name
         self.workers: dict[str, InProcessWorker] = {}
+        self.began: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.lost: list[tuple[str, str]] = []
         self.peers_lost: list[str] = []
         self._shelf = shelf
@@ -148,7 +152,11 @@ class WorldNode:
 
     def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:
         def fork(spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> InProcessWorker:
-            self.workers[spec.id] = InProcessWorker(spec, died)
+            def ran(command: str) -> None:
+                if command == "begin":
+                    self.began[spec.id].set()
+
+            self.workers[spec.id] = InProcessWorker(spec, died, ran)
             return self.workers[spec.id]
 
         def lost(fence: vnode_pb2.Fence, reason: str, message: str) -> None:

@@ -198,9 +198,7 @@ def test_a_microbatch_that_waits_is_woken_by_a_restore(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         # Microbatch 1 comes to its backward and waits there for microbatch 0, which never comes.
         waiting = threads.submit(world.train, world.request(0, 1))
-        last = world.vnode("stage3")
-        with last.changed:
-            assert last.changed.wait_for(lambda: last.state == vnode_pb2.VNODE_STATE_SERVING or waiting.done(), 20)
+        assert world.homes["stage3"].began["stage3"].wait(20)
         world.restore([vnode_pb2.StateRecord(vnode=spec.id) for spec in world.specs])
         with pytest.raises((StaleFence, StepMismatch)):
             waiting.result(timeout=20)
