@@ -134,7 +134,6 @@ class Core:
         run.lease.check(event.lease)
         if run.phase is Phase.ENDED:
             return []
-        log.info("run %s is finished", run.id)
         return run.end(FINISHED, "")
 
     # Time and results

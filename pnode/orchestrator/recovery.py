@@ -6,6 +6,7 @@ no answer that comes late can do harm. A VNode that was asked for and did not co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 from pnode.errors import (
@@ -33,6 +34,8 @@ from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.placement import Need, Placement
 from pnode.orchestrator.topology import Location, Topology
 from pnode.v1 import orchestrator_pb2
+
+log = logging.getLogger(__name__)
 
 # Not the VNode's fault: waiting or another node helps, however often it happens.
 _NO_FAULT = (PeerUnavailable, Unavailable, StoreUnavailable, Draining, Busy)
@@ -91,6 +94,7 @@ class Recovery:
 
     def end(self, state: orchestrator_pb2.RunState.ValueType, message: str) -> list[Action]:
         """Finish or fail: everything is released."""
+        log.info("run %s ends%s", self.id, f": {message}" if message else "")
         self.phase, self.state, self.message = Phase.ENDED, state, message
         self._pending.clear()
         dropped = [self._topology.drop(self.id, vnode) for vnode in self.vnodes]
@@ -212,6 +216,7 @@ class Recovery:
         self.version = self.history.base_version
         self.ran = True
         self.patience.served()
+        log.info("run %s serves in generation %d from version %d", self.id, self.generation, self.version)
         return []
 
     def _awaits(self, phase: Phase, action: Allocate | Restore) -> bool:
