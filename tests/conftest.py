@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.leftovers import Leftovers
+from tests.leftovers import guarded
 from tests.seaweed import S3Endpoint, seaweed
 
 # A busy machine is no fault of a test, so there is no deadline for one example; the test as a whole has its limit.
@@ -20,10 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fails the run if processes, threads or shared memory outlive its tests. In each worker of xdist for itself."""
-    leftovers = Leftovers()
-    yield
-    found = leftovers.wait()
-    assert not found, "the tests left behind: " + "; ".join(found)
+    yield from guarded()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ class Leftovers:
         self._me = psutil.Process()
         self._before = set(self._found())
 
-    def wait(self, grace_s: float = GRACE_S) -> list[str]:
+    def wait(self, grace_s: float) -> list[str]:
         """What is still there when `grace_s` is over, in words; processes among it are killed."""
         ends = time.monotonic() + grace_s
         while (found := self._new()) and time.monotonic() < ends:
@@ -68,10 +68,19 @@ class Leftovers:
             return False
 
 
+def guarded(grace_s: float = GRACE_S) -> Iterator[None]:
+    """The body of a fixture that fails if what it stands around leaves anything."""
+    leftovers = Leftovers()
+    yield
+    found = leftovers.wait(grace_s)
+    assert not found, "the tests left behind: " + "; ".join(found)
+
+
 def _described(process: psutil.Process) -> str:
     try:
-        zombie = " (zombie)" if process.status() == psutil.STATUS_ZOMBIE else ""
-        return f"process {process.pid}{zombie}: {' '.join(process.cmdline())[:200] or process.name()}"
+        return f"process {process.pid}: {' '.join(process.cmdline())[:200] or process.name()}"
+    except psutil.ZombieProcess:
+        return f"process {process.pid}, a zombie"
     except psutil.Error:
         return f"process {process.pid}"
 

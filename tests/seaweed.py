@@ -101,7 +101,7 @@ def _weed() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free just now, with their gRPC twins; below those that the system gives to outgoing connections."""
+    """Ports that are free just now, with their gRPC twins, below those that outgoing connections are given."""
     held: list[socket.socket] = []
     ports: list[int] = []
     try:

@@ -1,0 +1,55 @@
+# All that a newcomer needs: `make demo` and `make test`. Each installs what it needs into .venv and nothing elsewhere.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP_FLAGS ?=
+PIP := $(PY) -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constraints.txt
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint proto wheel clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "ARGS='...' passes arguments to demo and to pytest; PYTHON=... chooses the interpreter (3.11 or newer);"
+	@echo "PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' spares Linux the CUDA libraries of torch."
+
+demo: .venv/installed ## The main job: three PNodes train a model, one is killed, every bit is compared
+	$(PY) -m pnode role=devnet job=digits $(ARGS)
+
+test: lint ## Lint, types and all tests but the slow ones
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: .venv/installed-dev ## The longer proofs
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: .venv/installed-dev ## ruff and mypy; warnings are errors
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+proto: .venv/installed-dev ## Write the generated code from protos/
+	PYTHON=$(PY) protos/generate.sh
+
+wheel: .venv/installed-dev ## Build dist/*.whl
+	$(PY) -m build --wheel
+
+clean: ## Remove .venv, builds and caches; runs/ stays
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The development install has all of the runtime's, so it stands for both.
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) -e '.[dev]'
+	@touch .venv/installed $@
+
+# A half-made environment would look like a whole one the next time.
+.venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 2; }
