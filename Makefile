@@ -12,7 +12,7 @@ WORKERS ?= 2
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "ARGS='...' passes arguments to demo and to pytest; PYTHON=... chooses the interpreter (3.11 or newer);"
-	@echo "PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' spares Linux the CUDA libraries of torch."
+	@echo "PIP_FLAGS='...' is for pip: an index of CPU builds of torch, as in Dockerfile.cpu, spares Linux the CUDA libraries."
 
 demo: .venv/installed ## The main job: three PNodes train a model, one is killed, every bit is compared
 	$(PY) -m pnode role=devnet job=digits $(ARGS)
