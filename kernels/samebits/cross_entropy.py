@@ -114,7 +114,7 @@ def _check(logits: Tensor, target: Tensor, reduction: str, count: int | None) ->
     require(reduction in REDUCTIONS, "cross_entropy", f"reduction must be one of {REDUCTIONS}, not {reduction!r}")
     fits = logits.dim() == 2 and target.shape == logits.shape[:1]
     require(fits, "cross_entropy", f"logits {size(logits)} and target {size(target)} do not fit [B, C] and [B]")
-    valid = count is None or (isinstance(count, int) and count > 0)
+    valid = count is None or (type(count) is int and count > 0)
     require(valid, "cross_entropy", f"count must be a positive int, not {count!r}")
 
 

@@ -16,16 +16,24 @@ import torch
 from torch import Tensor
 
 from samebits._check import require, require_tensor
-from samebits._compile import kernel
+from samebits._compile import inlined, kernel
 from samebits._intrinsics import fma32, load32, store32
 from samebits._split import split
+
+ZERO = np.float32(0.0)
+
+
+@inlined()
+def decayed(g: float, weight: float, decay: float) -> Any:
+    """fma(decay, weight, g), but g itself without decay: 0 * weight would turn -0 into +0, and infinities into NaN."""
+    return g if decay == ZERO else fma32(decay, weight, g)
 
 
 @kernel("void(intp, intp, float32, float32, intp, intp)")
 def _sgd(p: int, g: int, decay: float, minus_lr: float, begin: int, end: int) -> None:
     for i in range(begin, end):
         weight = load32(p, i)
-        store32(p, i, fma32(minus_lr, fma32(decay, weight, load32(g, i)), weight))
+        store32(p, i, fma32(minus_lr, decayed(load32(g, i), weight, decay), weight))
 
 
 @kernel("void(intp, intp, intp, float32, float32, float32, intp, intp)")
@@ -34,7 +42,7 @@ def _sgd_momentum(
 ) -> None:
     for i in range(begin, end):
         weight = load32(p, i)
-        moved = fma32(momentum, load32(buffer, i), fma32(decay, weight, load32(g, i)))
+        moved = fma32(momentum, load32(buffer, i), decayed(load32(g, i), weight, decay))
         store32(buffer, i, moved)
         store32(p, i, fma32(minus_lr, moved, weight))
 
@@ -43,7 +51,7 @@ def _sgd_momentum(
 def _sgd_first(p: int, g: int, buffer: int, decay: float, minus_lr: float, begin: int, end: int) -> None:
     for i in range(begin, end):
         weight = load32(p, i)
-        moved = fma32(decay, weight, load32(g, i))
+        moved = decayed(load32(g, i), weight, decay)
         store32(buffer, i, moved)
         store32(p, i, fma32(minus_lr, moved, weight))
 
@@ -121,8 +129,9 @@ class _Optimizer(torch.optim.Optimizer):
 class SGD(_Optimizer):
     """Stochastic gradient descent with momentum.
 
-    h = fma(weight_decay, p, g); buffer = fma(momentum, buffer, h), the first buffer is h; p = fma(-lr, buffer, p).
-    With momentum 0 there is no buffer: p = fma(-lr, h, p). State: "momentum_buffer".
+    h = fma(weight_decay, p, g), or g itself if weight_decay is 0; buffer = fma(momentum, buffer, h), but the first
+    buffer is h; p = fma(-lr, buffer, p). With momentum 0 there is no buffer: p = fma(-lr, h, p).
+    State: "momentum_buffer".
     """
 
     name = "SGD"
