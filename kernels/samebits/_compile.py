@@ -12,6 +12,7 @@ reads the typed code of all others.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -32,6 +33,10 @@ u32 = cast(Callable[[Any], int], numba.uint32)
 u64 = cast(Callable[[Any], int], numba.uint64)
 
 
+# Pool threads may meet a kernel first, several at once; the second must find it compiled, not compile it again.
+_loading = threading.RLock()
+
+
 class Kernel:
     """One compiled entry point. Calling it compiles it, or loads it from the cache, once; later calls are direct."""
 
@@ -47,10 +52,13 @@ class Kernel:
 
     def load(self) -> None:
         """Compile now, or load from the cache."""
-        if self._entry is not self.dispatcher:
-            self.dispatcher.compile(self.signature)
-            self.dispatcher.disable_compile()
-            self._entry = self.dispatcher
+        if self._entry is self.dispatcher:
+            return
+        with _loading:
+            if self._entry is not self.dispatcher:
+                self.dispatcher.compile(self.signature)
+                self.dispatcher.disable_compile()
+                self._entry = self.dispatcher
 
     def address(self) -> int:
         """Where the compiled code lies, for `call_kernel` from another kernel; loads it first."""
