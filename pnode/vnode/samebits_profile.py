@@ -24,7 +24,10 @@ def _layer_norm(op: spec_pb2.Operator, inputs: Sequence[Tensor], parameters: Seq
 
 def _multihead_attention(op: spec_pb2.Operator, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     kind = op.multihead_attention
-    return samebits.multihead_attention(inputs[0], *parameters, kind.num_heads, causal=kind.causal)
+    qkv_weight, qkv_bias, out_weight, out_bias = parameters
+    return samebits.multihead_attention(
+        inputs[0], qkv_weight, qkv_bias, out_weight, out_bias, kind.num_heads, causal=kind.causal
+    )
 
 
 def _position_embedding(_: spec_pb2.Operator, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
