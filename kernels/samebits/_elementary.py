@@ -55,8 +55,10 @@ _LN2, _LN2_LOW = made.LN2
 _LN2_SHORT, _LN2_REST = made.LN2_SHORT
 _HALF_PI, _HALF_PI_LOW, _HALF_PI_LOWER = made.HALF_PI
 _ROWS, _FIRST_EXPONENT = np.array(made.TWO_OVER_PI_ROWS), made.FIRST_EXPONENT
-REDUCED = np.float32(1048576.0)  # sine and cosine reduce smaller arguments by three parts of pi/2
-_EXP_LOW, _EXP_HIGH, _ERF_ONE, _TANH_ONE = -150.0, 130.0, 3.92, 9.02  # beyond these the binary32 result is constant
+_single: Any = np.float32
+REDUCED = _single(1048576.0)  # sine and cosine reduce smaller arguments by three parts of pi/2
+_EXP_LOW, _EXP_HIGH = _single(-150.0), _single(130.0)  # beyond these, as beyond the next, the result is constant
+_ERF_ONE, _TANH_ONE = _single(3.92), _single(9.02)
 
 
 @inlined(binary64=True)
@@ -73,9 +75,8 @@ def _rounded_to_odd(head: float, tail: float) -> float:
 @inlined(binary64=True)
 def exp32(x: float) -> float:
     """e**x: 2**n * (1 + r + r*r*p(r)) with |r| <= ln(2)/2."""
-    y = f64(x)
-    y = _EXP_LOW if y < _EXP_LOW else y
-    y = _EXP_HIGH if y > _EXP_HIGH else y
+    x = _EXP_LOW if x < _EXP_LOW else x
+    y = f64(_EXP_HIGH if x > _EXP_HIGH else x)
     shifted = fma64(y, _LOG2_E, _SHIFT)
     n = shifted - _SHIFT
     r = fma64(n, -_LN2_LOW, fma64(n, -_LN2, y))
@@ -109,9 +110,8 @@ def log32(x: float) -> float:
 @inlined(binary64=True)
 def erf32(x: float) -> float:
     """The error function: x * p(x*x) / q(x*x); +-1 from 3.92 on."""
-    y = f64(x)
-    y = -_ERF_ONE if y < -_ERF_ONE else y
-    y = _ERF_ONE if y > _ERF_ONE else y
+    x = -_ERF_ONE if x < -_ERF_ONE else x
+    y = f64(_ERF_ONE if x > _ERF_ONE else x)
     z = y * y
     return f32(y * _erf_over(z) / _erf_under(z))
 
@@ -119,9 +119,8 @@ def erf32(x: float) -> float:
 @inlined(binary64=True)
 def tanh32(x: float) -> float:
     """The hyperbolic tangent: x * p(x*x) / q(x*x); +-1 from 9.02 on."""
-    y = f64(x)
-    y = -_TANH_ONE if y < -_TANH_ONE else y
-    y = _TANH_ONE if y > _TANH_ONE else y
+    x = -_TANH_ONE if x < -_TANH_ONE else x
+    y = f64(_TANH_ONE if x > _TANH_ONE else x)
     z = y * y
     return f32(y * _tanh_over(z) / _tanh_under(z))
 

@@ -184,7 +184,8 @@ class AdamW(_Optimizer):
     def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros(p.shape), exp_avg_sq=torch.zeros(p.shape))
+            m, v = (torch.zeros(p.shape, dtype=torch.float32) for _ in range(2))
+            state.update(step=0, exp_avg=m, exp_avg_sq=v)
         state["step"] += 1
         m, v = state["exp_avg"], state["exp_avg_sq"]
         scalars = _adamw_scalars(group, state["step"])

@@ -11,17 +11,22 @@ F32 = np.float32
 ZERO, ONE, HALF = F32(0.0), F32(1.0), F32(0.5)
 
 
+def power_of_two(exponent: int) -> Fraction:
+    """2**exponent, exactly."""
+    return Fraction(1 << exponent) if exponent >= 0 else Fraction(1, 1 << -exponent)
+
+
 def rounded(value: Fraction) -> np.float32:
     """The binary32 nearest to an exact rational, ties to even; infinite beyond the largest; +0 for 0."""
     if value == 0:
         return ZERO
     size = abs(value)
     exponent = size.numerator.bit_length() - size.denominator.bit_length()  # floor(log2) or one more
-    if Fraction(2) ** exponent > size:
+    if power_of_two(exponent) > size:
         exponent -= 1
     place = max(exponent - 23, -149)
-    scaled = round(size / Fraction(2) ** place)  # Fraction rounds half to even
-    if scaled >= 2 ** (128 - place):
+    scaled = round(size / power_of_two(place))  # Fraction rounds half to even
+    if place > 104 or scaled >= 1 << (128 - place):
         return F32(math.copysign(math.inf, value))
     return F32(math.copysign(math.ldexp(scaled, place), value))
 
