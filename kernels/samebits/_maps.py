@@ -30,7 +30,7 @@ class Map(NamedTuple):
 
 def mapped(compiled: Kernel, *inputs: Tensor) -> Tensor:
     """A new tensor from a kernel over contiguous inputs of one shape."""
-    made = torch.empty(inputs[0].shape, dtype=torch.float32)
+    made = torch.empty_like(inputs[0])
     split(compiled, made.numel(), 1, *[tensor.data_ptr() for tensor in inputs], made.data_ptr())
     return made
 

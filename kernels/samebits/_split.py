@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samebits._threads import run, scratch, shares
+from samebits._threads import get_num_threads, run, scratch, shares
 from samebits._vectors import LANES
 
 GRAIN = 16384  # elements read or written: with fewer, waking a thread costs more than it saves
@@ -17,11 +17,10 @@ GRAIN = 16384  # elements read or written: with fewer, waking a thread costs mor
 
 def split(kernel: Callable[..., Any], total: int, cost: int, *arguments: Any) -> None:
     """kernel(*arguments, begin, end) over ranges that make up 0..total; an output takes `cost` elements of work."""
-    ranges = shares(total, -(-GRAIN // max(1, cost)))
-    if len(ranges) == 1:
+    if get_num_threads() == 1 or total * cost <= GRAIN:
         kernel(*arguments, 0, total)
         return
-    run([partial(kernel, *arguments, begin, end) for begin, end in ranges])
+    run([partial(kernel, *arguments, *edges) for edges in shares(total, -(-GRAIN // max(1, cost)))])
 
 
 def split_rows(kernel: Callable[..., Any], rows: int, columns: int, num_floats: int, *arguments: Any) -> None:
@@ -33,11 +32,10 @@ def split_rows(kernel: Callable[..., Any], rows: int, columns: int, num_floats: 
     def job(begin: int, end: int) -> None:
         kernel(*arguments, scratch(num_floats), begin, end)
 
-    ranges = shares(rows, -(-GRAIN // max(1, columns * LANES)) * LANES)
-    if len(ranges) == 1:
+    if get_num_threads() == 1 or rows * columns <= GRAIN:
         job(0, rows)
         return
-    run([partial(job, begin, end) for begin, end in ranges])
+    run([partial(job, *edges) for edges in shares(rows, -(-GRAIN // max(1, columns * LANES)) * LANES)])
 
 
 def differentiable(*tensors: Tensor | None) -> bool:

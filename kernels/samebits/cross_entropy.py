@@ -87,7 +87,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, reduction: str, count: int) -> Tensor:
         x, (rows, n) = x.contiguous(), x.shape
-        exponentials = torch.empty(rows, n, dtype=torch.float32)
+        exponentials = torch.empty_like(x)
         sums, losses = (torch.empty(rows, dtype=torch.float32) for _ in range(2))
         made = (exponentials.data_ptr(), sums.data_ptr(), losses.data_ptr())
         floats = PANEL_FLOATS + 2 * LANES
@@ -101,7 +101,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         exponentials, sums, target = ctx.saved_tensors
         (rows, n), grad = exponentials.shape, grad.contiguous()
-        dx = torch.empty(rows, n, dtype=torch.float32)
+        dx = torch.empty_like(exponentials)
         kept = (exponentials.data_ptr(), sums.data_ptr(), target.data_ptr(), ctx.share)
         grad_step = grad.dim()  # 0 for the one gradient of a mean, 1 for one gradient a row
         split(_backward, rows, n, *kept, grad.data_ptr(), grad_step, dx.data_ptr(), n)

@@ -91,7 +91,7 @@ class _LayerNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x, weight, bias, n = x.contiguous(), weight.contiguous(), bias.contiguous(), x.shape[-1]
         rows = x.numel() // n if n else 0
-        y, statistics = torch.empty(x.shape, dtype=torch.float32), torch.empty(2, rows, dtype=torch.float32)
+        y, statistics = torch.empty_like(x), torch.empty(2, rows, dtype=torch.float32)
         means = statistics.data_ptr()
         pointers = (x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), means, means + rows * FLOAT)
         numbers = (n, share(n), np.float32(eps))
@@ -114,7 +114,7 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, statistics: Tensor) -> Tensor:
-    n, rows, dx = x.shape[-1], statistics.shape[1], torch.empty(x.shape, dtype=torch.float32)
+    n, rows, dx = x.shape[-1], statistics.shape[1], torch.empty_like(x)
     means = statistics.data_ptr()
     pointers = (grad.data_ptr(), x.data_ptr(), weight.data_ptr(), means, means + rows * FLOAT, dx.data_ptr())
     split_rows(_backward_rows, rows, n, (2 * n + 4) * LANES, *pointers, n, share(n))

@@ -29,7 +29,7 @@ class _PositionEmbedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x, weight, n = x.contiguous(), weight.contiguous(), weight.numel()
-        y = torch.empty(x.shape, dtype=torch.float32)
+        y = torch.empty_like(x)
         split(_forward, x.shape[0], n, x.data_ptr(), weight.data_ptr(), y.data_ptr(), n)
         return y
 

@@ -57,8 +57,7 @@ def _softmax_backward(grad: int, y: int, dx: int, n: int, scratch: int, begin: i
 
 
 def _forward(x: Tensor) -> Tensor:
-    y = torch.empty(x.shape, dtype=torch.float32)
-    n = x.shape[-1]
+    y, n = torch.empty_like(x), x.shape[-1]
     rows = x.numel() // n if n else 0
     split_rows(_softmax, rows, n, SCRATCH_FLOATS, x.data_ptr(), y.data_ptr(), n)
     return y
