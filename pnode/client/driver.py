@@ -21,6 +21,7 @@ from pnode.client.lease import RunLease
 from pnode.client.pipeline import Pipeline
 from pnode.errors import (
     BadRequest,
+    Busy,
     ConfigError,
     Conflict,
     DeadlineExceeded,
@@ -46,13 +47,17 @@ _REPORT_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class DriverSettings:
-    """patience_s: how long a run may go without progress; call_s: the deadline of one call to a VNode."""
+    """patience_s: how long a run may go without progress; call_s: the deadline of one call to a VNode.
+
+    grace_s: when one call of a step has failed, the others have so long to end before everything is sent again.
+    """
 
     steps: int
     num_microbatches: int
     checkpoint_every: int = 0
     holder: str = "driver"
     call_s: float = 60.0
+    grace_s: float = 1.0
     patience_s: float = 300.0
     backoff_s: float = 0.05
     backoff_cap_s: float = 1.0
@@ -85,18 +90,21 @@ class Driver:
         self._closing = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._lease = RunLease(runs, spec, settings.holder, closing=self._closing, backoff=self._backoff)
-        num_threads = max(settings.num_microbatches, len(spec.vnodes))
+        # Calls that were left behind may still wait for their deadlines while others are sent.
+        num_threads = 4 * max(settings.num_microbatches, len(spec.vnodes))
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="driver")
         self._reports = ThreadPoolExecutor(1, thread_name_prefix="reports")
         self._reported: set[str] = set()
         self._pipeline: Pipeline | None = None
         self._deadline = Deadline.after(settings.patience_s)
-        self._submitted = False
 
     # Life
 
     def close(self) -> None:
-        """Stop; the lease runs out by itself, and the run stays as it is. Safe to call twice."""
+        """Stop; the lease runs out by itself, and the run stays as it is. Calls under way end first.
+
+        Safe to call twice.
+        """
         self._closing.set()
         self._lease.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -204,6 +212,7 @@ class Driver:
                 self._vnodes,
                 self._threads,
                 call_s=self._settings.call_s,
+                grace_s=self._settings.grace_s,
                 max_message_bytes=self._settings.max_message_bytes,
                 backoff=self._backoff,
                 closing=self._closing,
@@ -214,38 +223,38 @@ class Driver:
         return self._pipeline
 
     def _await_running(self, backoff: Backoff) -> orchestrator_pb2.RunStatus:
+        """Wait until the run serves. Raises why it does not, once patience is at its end."""
         told = ""
         while True:
-            status = self._status(backoff)
-            if status is not None and status.state == orchestrator_pb2.RUN_STATE_RUNNING:
-                return status
-            if status is not None and status.state == orchestrator_pb2.RUN_STATE_FAILED:
-                raise PNodeError(f"run {status.id} has failed: {status.message}")
-            if status is not None and status.state == orchestrator_pb2.RUN_STATE_FINISHED:
-                raise Conflict(f"run {status.id} is finished")
-            why = status.message if status is not None else "the orchestrator does not answer"
+            found = self._status()
+            if isinstance(found, PNodeError):
+                why = f"{found.reason}: {found.message}"
+            else:
+                _check_goes_on(found)
+                if found.state == orchestrator_pb2.RUN_STATE_RUNNING:
+                    return found
+                why = found.message
+            if self._deadline.passed:
+                late = Unavailable(f"the run did not serve for {self._settings.patience_s:g} s: {why}")
+                raise found if isinstance(found, PNodeError) else late
             if why != told:
                 told = why
                 self._tell(events.Waiting(why))
-            if self._deadline.passed:
-                raise Unavailable(f"the run did not serve for {self._settings.patience_s:g} s: {why}")
-            if self._closing.wait(backoff.next_s()):
+            if self._closing.wait(backoff.next_s(found if isinstance(found, PNodeError) else None)):
                 raise Unavailable("the driver was closed")
 
-    def _status(self, backoff: Backoff) -> orchestrator_pb2.RunStatus | None:
-        """None while the orchestrator does not answer; it may be restarting."""
+    def _status(self) -> orchestrator_pb2.RunStatus | PNodeError:
+        """How the run stands, or what waiting may mend: no orchestrator, no room, another driver's lease."""
+        submitted = self._lease.held
         try:
-            if not self._submitted:
-                status = self._lease.submit(self._deadline)
-                self._submitted = True
-                backoff.reset()
-                return status
-            return self._lease.status(self._deadline)
-        except (Unavailable, DeadlineExceeded) as error:
-            if self._deadline.passed:
+            return self._lease.status(Deadline.after(self._settings.call_s))
+        except (Unavailable, DeadlineExceeded, Busy) as error:
+            return error
+        except LeaseLost as error:
+            # Before we ever held it another driver may be about to lose it; afterwards we are the one who lost it.
+            if submitted:
                 raise
-            log.info("the orchestrator does not answer: %s", error)
-            return None
+            return error
 
     def _report(self, fence: vnode_pb2.Fence, error: PNodeError) -> None:
         """Tell the orchestrator of a VNode that does not answer, once for each interruption; nobody waits for it."""
@@ -269,3 +278,11 @@ class Driver:
 
     def _backoff(self) -> Backoff:
         return Backoff(self._settings.backoff_s, cap_s=self._settings.backoff_cap_s, rng=self._rng)
+
+
+def _check_goes_on(status: orchestrator_pb2.RunStatus) -> None:
+    """Raise PNodeError for a run that will never serve again."""
+    if status.state == orchestrator_pb2.RUN_STATE_FAILED:
+        raise PNodeError(f"run {status.id} has failed: {status.message}")
+    if status.state == orchestrator_pb2.RUN_STATE_FINISHED:
+        raise Conflict(f"run {status.id} is finished")

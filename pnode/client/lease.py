@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from pnode.errors import Busy, LeaseLost, PeerUnavailable, PNodeError, StoreUnavailable, Unavailable, UnknownRun
+from pnode.errors import Busy, LeaseLost, PNodeError, StoreUnavailable, Unavailable, UnknownRun
 from pnode.transport.api import RunsApi
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff, retry
@@ -15,8 +15,6 @@ from pnode.v1 import orchestrator_pb2
 log = logging.getLogger(__name__)
 
 _CALL_S = 10.0
-# The orchestrator may be starting, the store busy, and another driver's lease about to run out.
-_WORTH_WAITING = (Busy, PeerUnavailable, StoreUnavailable, LeaseLost)
 
 
 class RunLease:
@@ -43,16 +41,15 @@ class RunLease:
         self._lost: LeaseLost | None = None
         self._renewals: threading.Thread | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the run was ever ours."""
+        return bool(self._lease)
+
     def submit(self, deadline: Deadline) -> orchestrator_pb2.RunStatus:
-        """Submit the run, or take it over once its lease has run out. Raises what waiting did not mend."""
+        """Submit the run, or take it over. Raises LeaseLost while another driver's lease is live."""
         request = orchestrator_pb2.SubmitRequest(run=self._spec, holder=self._holder)
-        reply = retry(
-            lambda: self._runs.submit(request, deadline.at_most(_CALL_S)),
-            deadline,
-            self._make_backoff(),
-            self._closing.wait,
-            on=_WORTH_WAITING,
-        )
+        reply = self._runs.submit(request, deadline.at_most(_CALL_S))
         with self._lock:
             self._lease, self._lease_s, self._lost = reply.lease, reply.lease_s, None
             if self._renewals is None:
@@ -61,7 +58,9 @@ class RunLease:
         return reply.status
 
     def status(self, deadline: Deadline) -> orchestrator_pb2.RunStatus:
-        """How the run stands; renews the lease. An orchestrator that forgot the run is given it again."""
+        """How the run stands; renews the lease. An orchestrator that does not know the run is given it."""
+        if not self._lease:
+            return self.submit(deadline)
         self.check()
         request = orchestrator_pb2.StatusRequest(run=self.run, lease=self._lease)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +37,8 @@ OnFailure = Callable[[vnode_pb2.Fence, PNodeError], None]
 class Pipeline:
     """All VNodes in model order, under the fences of one generation.
 
-    call_s: the deadline of each call. on_failure: told at once, from the thread of the call that failed.
+    call_s: the deadline of each call. grace_s: how long the others have to end when one has failed. on_failure: told
+    at once, from the thread of the call that failed.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Pipeline:
         threads: Executor,
         *,
         call_s: float,
+        grace_s: float,
         max_message_bytes: int,
         backoff: Callable[[], Backoff],
         closing: threading.Event,
@@ -56,6 +58,7 @@ class Pipeline:
         self._places = [Place(location.fence, vnodes(location.address)) for location in status.locations]
         self._threads = threads
         self._call_s = call_s
+        self._grace_s = grace_s
         self._max_message_bytes = max_message_bytes
         self._backoff = backoff
         self._closing = closing
@@ -70,7 +73,7 @@ class Pipeline:
         return place.vnode.describe(request, deadline)
 
     def train(self, step: int, batch: Batch, num_microbatches: int) -> None:
-        """All microbatches of a step, at once, into the first VNode. None is left under way when one fails."""
+        """All microbatches of a step, at once, into the first VNode."""
         first = self._places[0]
         futures = [
             self._threads.submit(
@@ -78,7 +81,7 @@ class Pipeline:
             )
             for index, part in enumerate(batch.split(num_microbatches))
         ]
-        _all(futures)
+        _all(futures, self._grace_s)
 
     def _train_request(
         self, first: Place, step: int, microbatch: int, part: Batch, batch: Batch, num_microbatches: int
@@ -119,7 +122,7 @@ class Pipeline:
 
     def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:
         """Ask every VNode at once; answers in model order."""
-        return _all([self._threads.submit(self._call, place, ask) for place in self._places])
+        return _all([self._threads.submit(self._call, place, ask) for place in self._places], self._grace_s)
 
     def _call(self, place: Place, ask: Callable[[Place, Deadline], T]) -> T:
         """One call; a busy VNode is asked again while the deadline lasts."""
@@ -135,9 +138,14 @@ def _forwarding(request: vnode_pb2.ForwardRequest) -> Callable[[Place, Deadline]
     return lambda place, deadline: place.vnode.forward(request, deadline)
 
 
-def _all(futures: Sequence[Future[T]]) -> list[T]:
-    """Results in order. The first failure is raised, after every other call has ended too."""
-    failed = [future.exception() for future in as_completed(futures) if future.exception() is not None]
-    if failed and failed[0] is not None:
-        raise failed[0]
-    return [future.result() for future in futures]
+def _all(futures: Sequence[Future[T]], grace_s: float) -> list[T]:
+    """Results in order. The first failure is raised; the other calls have `grace_s` to end before that.
+
+    One that waits for its turn behind the call that failed would end with its deadline only. It may be left alone:
+    the same call, sent again, joins it.
+    """
+    _, left = wait(futures, return_when=FIRST_EXCEPTION)
+    if left:
+        wait(left, timeout=grace_s)
+    failed = [future for future in futures if future.done() and future.exception() is not None]
+    return [future.result() for future in failed or futures]

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pnode.client import events
+from pnode.client.batch import Batch
 from pnode.client.cut import Plan, cut
 from pnode.client.driver import Driver, DriverSettings
 from pnode.client.local import LocalRun
 from pnode.client.model import Model
-from pnode.errors import Busy, Conflict, LeaseLost, PeerUnavailable, PNodeError, SpecError, Unavailable
+from pnode.errors import BadRequest, Busy, Conflict, LeaseLost, PeerUnavailable, PNodeError, SpecError, Unavailable
 from pnode.v1 import orchestrator_pb2
 
 STEPS = 6
@@ -37,7 +38,14 @@ def driver(
     network: FakeNetwork, spec: orchestrator_pb2.RunSpec, heard: list[events.Event], **changes: object
 ) -> Driver:
     """A driver of this network that waits for milliseconds where a real one waits for seconds."""
-    given = {"steps": STEPS, "num_microbatches": MICROBATCHES, "checkpoint_every": 2, "patience_s": 30.0}
+    given = {
+        "steps": STEPS,
+        "num_microbatches": MICROBATCHES,
+        "checkpoint_every": 2,
+        "patience_s": 30.0,
+        "grace_s": 0.01,
+        "call_s": 5.0,
+    }
     given |= {"backoff_s": 0.001, "backoff_cap_s": 0.005, **changes}
     return Driver(
         spec,
@@ -73,7 +81,7 @@ def test_a_run_without_faults(spec, losses_and_digest) -> None:
     assert network.finished
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(faults=st.dictionaries(st.integers(0, 60), st.sampled_from(FAULTS), max_size=6), polls=st.integers(1, 3))
 def test_no_fault_changes_a_bit(faults: dict[int, str], polls: int, spec, losses_and_digest) -> None:
     network, heard = FakeNetwork(faults, polls), []
@@ -90,7 +98,7 @@ def test_no_fault_changes_a_bit(faults: dict[int, str], polls: int, spec, losses
 
 
 def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(spec, losses_and_digest) -> None:
-    network, heard = FakeNetwork({35: "kill"}), []
+    network, heard = FakeNetwork({24: "kill"}, polls_to_recover=3), []
     with driver(network, spec, heard) as driving:
         assert driving.train().manifest_sha256 == losses_and_digest[1]
     assert network.generation == 2
@@ -102,8 +110,8 @@ def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(sp
     assert any(isinstance(event, events.Waiting) for event in heard)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(1, 50))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(calls=st.integers(1, 32))
 def test_another_driver_goes_on_where_one_died(calls: int, spec, losses_and_digest) -> None:
     """The first one dies in the middle of whatever it does at that call."""
     network = FakeNetwork({calls: "deadline"})
@@ -127,12 +135,12 @@ def test_a_driver_whose_run_was_taken_stops(spec) -> None:
 def test_what_recovery_cannot_mend_is_raised_at_once(spec) -> None:
     network = FakeNetwork()
 
-    def broken(step: int):
-        return make_batch(step, num_rows=8).rows(0, 8) if step < 2 else make_batch(step, num_rows=32)
+    def broken(step: int) -> Batch:
+        return make_batch(step, num_rows=8 if step < 2 else 40)
 
     driving = driver(network, spec, [])
     driving._batch = broken
-    with driving, pytest.raises(PNodeError, match="rows"):
+    with driving, pytest.raises(BadRequest, match="rows"):
         driving.train()
     assert network.generation == 1
 
