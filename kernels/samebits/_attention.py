@@ -87,7 +87,7 @@ def over_rows(table: int, scratch: int, p: int, b: int, b_row: int, c: int, c_ro
             chains(table, scratch, shared, 1, keys, start, b_row, 1, goal, c_row, end - first, width, rows - end, 0)
 
 
-@routine(binary64=True)
+@routine()
 def exponentials(x: int, num_rows: int, keys: int, present: int) -> None:
     """x = exp(x) in the first `present` of `keys` columns; masked places among them do no harm."""
     if present == keys:
@@ -99,7 +99,7 @@ def exponentials(x: int, num_rows: int, keys: int, present: int) -> None:
             store32(x, j, exp32(load32(x, j)))
 
 
-@routine(binary64=True)
+@routine()
 def softmax_rows(
     p: int, first: int, num_rows: int, keys: int, present: int, causal: int, scale: float, scratch: int
 ) -> None:
@@ -126,7 +126,7 @@ def softmax_rows(
             store32(line, j, ZERO)
 
 
-@kernel("void(intp, float32, intp, intp, intp)", binary64=True)
+@kernel("void(intp, float32, intp, intp, intp)")
 def forward(table: int, scale: float, scratch: int, begin: int, end: int) -> None:
     """Heads begin..end of the table's operands: out from q, k and v; the probabilities in p, or dropped."""
     rows, keys, width = load_i64(table, NUM_ROWS), load_i64(table, KEYS), load_i64(table, WIDTH)

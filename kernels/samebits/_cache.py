@@ -63,12 +63,12 @@ def cache_root() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "samebits"
 
 
-def refuse_if_open(directory: Path) -> None:
+def refuse_if_open(directory: Path, status: os.stat_result | None = None) -> None:
     """Raise RuntimeError where somebody else could have placed code: another owner, or write access for others.
 
     The superuser's directories are accepted, so that an image can carry a cache that its user cannot change.
     """
-    status = directory.lstat()
+    status = status or directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise RuntimeError(f"samebits: the kernel cache {directory} is not a plain directory")
     if status.st_uid not in (os.geteuid(), 0):

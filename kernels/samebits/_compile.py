@@ -12,6 +12,7 @@ reads the typed code of all others.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -34,7 +35,9 @@ u64 = cast(Callable[[Any], int], numba.uint64)
 
 
 # Pool threads may meet a kernel first, several at once; the second must find it compiled, not compile it again.
-_loading = threading.RLock()
+# A forked child may inherit it taken by a thread that it does not have, and gets a new one.
+_loading = [threading.RLock()]
+os.register_at_fork(after_in_child=lambda: _loading.__setitem__(0, threading.RLock()))
 
 
 class Kernel:
@@ -54,7 +57,7 @@ class Kernel:
         """Compile now, or load from the cache."""
         if self._entry is self.dispatcher:
             return
-        with _loading:
+        with _loading[0]:
             if self._entry is not self.dispatcher:
                 self.dispatcher.compile(self.signature)
                 self.dispatcher.disable_compile()
