@@ -27,7 +27,7 @@ from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
-from pnode.transport.server import Server, make_server
+from pnode.transport.server import Server, check_bindable, make_server
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Node:
         self._gate = Gate()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self.uuid = node_uuid(settings.data_dir, settings.uuid)
+        check_bindable(settings.host, settings.port)
         # Fork first: the zygote is its own process before any gRPC object exists here.
         self._zygote = ZygoteProcess.start(
             num_threads=settings.num_threads, device=settings.device, deadline_s=settings.start_s

@@ -180,12 +180,22 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(inner: grpc.Server, host: str, port: int) -> int:
+def check_bindable(host: str, port: int) -> str:
+    """The address that `host` names, when a server could serve there now.
+
+    For those with much to do before they serve: whoever waited for that should not learn then that the port was taken.
+    Raises ConfigError where the host is not loopback or the port cannot be bound.
+    """
     try:
         address = loopback(host)
     except BadRequest as error:
         raise ConfigError(f"host {error.message}") from error
     _probe(address, port)
+    return address
+
+
+def _bind(inner: grpc.Server, host: str, port: int) -> int:
+    address = check_bindable(host, port)
     try:
         return inner.add_insecure_port(f"{address}:{port}")
     except RuntimeError as error:
