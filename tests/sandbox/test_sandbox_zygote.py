@@ -151,6 +151,18 @@ def test_nothing_outlives_the_front(spec: spec_pb2.VNodeSpec) -> None:
     front.stdout.close()
 
 
+def test_an_interrupt_is_the_fronts_to_answer(spec: spec_pb2.VNodeSpec) -> None:
+    with ZygoteProcess.start(program=hostile(), deadline_s=DEADLINE_S) as zygote:
+        worker = zygote.fork(spec)
+        assert zygote.pid is not None
+        assert worker.pid is not None
+        assert os.getsid(zygote.pid) == zygote.pid  # no terminal reaches it
+        for pid in (zygote.pid, worker.pid):
+            os.kill(pid, signal.SIGINT)
+        assert worker.call("echo", {"a": 1}, deadline_s=10).fields == {"a": 1}
+        assert zygote.fork(spec).alive
+
+
 def test_close_ends_everything(spec: spec_pb2.VNodeSpec, exits: Exits) -> None:
     before = open_fds()
     zygote = ZygoteProcess.start(program=hostile(), deadline_s=DEADLINE_S)
