@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from pnode.devnet.child import PNODE, Child, end_all
@@ -76,8 +76,12 @@ def inspect(pool: ChannelPool, node: Child) -> node_pb2.InspectReply:
 
 def health(node: Child, service: str) -> int:
     with grpc.insecure_channel(node.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        return int(check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
 
 
 def test_a_node_joins_serves_and_leaves_with_exit_0(net: Net, pool: ChannelPool) -> None:
