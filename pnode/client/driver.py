@@ -168,7 +168,7 @@ class Driver:
     def _checkpoint_on_the_way(self, pipeline: Pipeline, version: int) -> None:
         try:
             self._checkpoint(pipeline, version)
-        except (StoreUnavailable, DeadlineExceeded, StepMismatch) as error:
+        except (Busy, StoreUnavailable, DeadlineExceeded, StepMismatch) as error:
             # A later one may succeed; until then a recovery replays more.
             self._tell(events.CheckpointMissed(version, f"{error.reason}: {error.message}"))
 

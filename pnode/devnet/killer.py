@@ -27,7 +27,7 @@ class Killed:
 
 
 class Killer:
-    """Watches the driver's events. `on_kill` is told from a timer's thread, after the signal was sent."""
+    """Watches the driver's events. `on_kill` is told from a timer's thread, just before the signal is sent."""
 
     def __init__(self, plan: Sequence[Kill], nodes: Sequence[Child], on_kill: Callable[[Killed], None]) -> None:
         self._left = list(plan)
@@ -59,10 +59,11 @@ class Killer:
         alive = [node for node in self._nodes if node.exit_code is None]
         hosting = [node for node in alive if node.address in self._hosting] or alive
         victim = hosting[int(kill.draw * len(hosting))]
-        victim.kill()
         killed = Killed(victim.name, victim.pid, event.step, event.generation, after_s)
         self.done.append(killed)
+        # Told first, so that nobody takes its end for an accident.
         self._on_kill(killed)
+        victim.kill()
 
     def close(self) -> None:
         """Let a kill that is under way be carried out."""

@@ -115,7 +115,7 @@ def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(sp
 def test_another_driver_goes_on_where_one_died(calls: int, spec, losses_and_digest) -> None:
     """The first one dies in the middle of whatever it does at that call."""
     network = FakeNetwork({calls: "deadline"})
-    with driver(network, spec, [], patience_s=0.0) as first, pytest.raises(PNodeError):
+    with driver(network, spec, [], patience_s=0.0, call_s=0.5) as first, pytest.raises(PNodeError):
         first.train()
     network.faults = {}
     with driver(network, spec, [], holder="second") as second:
