@@ -10,6 +10,7 @@ from torch import Tensor
 from samebits._accumulate import gradient_of, refuse_second_derivative
 from samebits._check import require_tensor, size
 from samebits._product import add_rows, multiply
+from samebits._split import differentiable
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -22,14 +23,18 @@ def _matrices(x: Tensor) -> Tensor:
     return x if x.dim() <= 3 else x.reshape(x.shape[:-2].numel(), x.shape[-2], x.shape[-1])
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    out = torch.empty(a.shape[:-1] + b.shape[-1:], dtype=torch.float32)
+    pack = _rows if b.dim() == 2 else _matrices
+    multiply(pack(a), _matrices(b), pack(out))
+    return out
+
+
 class _MatMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        out = torch.empty(a.shape[:-1] + b.shape[-1:], dtype=torch.float32)
-        pack = _rows if b.dim() == 2 else _matrices
-        multiply(pack(a), _matrices(b), pack(out))
-        return out
+        return _product(a, b)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -61,18 +66,24 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     fits = a.dim() >= 2 and b.dim() >= 2 and a.shape[-1] == b.shape[-2]
     if not fits or (b.dim() > 2 and a.shape[:-2] != b.shape[:-2]):
         raise ValueError(f"matmul: shapes {size(a)} and {size(b)} do not fit [..., m, k] @ [..., k, n]")
+    if not differentiable(a, b):
+        return _product(a, b)
     result: Tensor = _MatMul.apply(a, b)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return result
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = torch.empty(x.shape[:-1] + weight.shape[:1], dtype=torch.float32)
+    addend = None if bias is None else bias.contiguous()
+    multiply(_rows(x), weight.mT, _rows(out), bias=addend)
+    return out
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        out = torch.empty(x.shape[:-1] + weight.shape[:1], dtype=torch.float32)
-        addend = None if bias is None else bias.contiguous()
-        multiply(_rows(x), weight.mT, _rows(out), bias=addend)
-        return out
+        return _affine(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,5 +120,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         require_tensor("linear", "bias", bias)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"linear: bias {size(bias)} does not fit weight {size(weight)}")
+    if not differentiable(x, weight, bias):
+        return _affine(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return result
