@@ -19,7 +19,7 @@ from samebits._gemm import pack_columns
 from samebits._intrinsics import F32, I32, I64, load32, store32
 from samebits._vectors import LANES, VECTOR, Vectors
 
-COLUMNS = 512  # of a panel at a time: it stays in the first-level cache
+COLUMNS = 128  # of a panel at a time: two stay in the first-level cache
 PANEL_FLOATS = COLUMNS * LANES
 FLOAT = 4  # bytes
 ZERO = np.float32(0.0)

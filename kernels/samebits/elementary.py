@@ -9,25 +9,14 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from samebits._blocks import BLOCK, cos_block, sin_block
 from samebits._compile import kernel
-from samebits._elementary import (
-    REDUCED,
-    cos32_large,
-    cos32_reduced,
-    erf32,
-    exp32,
-    log32,
-    rsqrt32,
-    sin32_large,
-    sin32_reduced,
-    tanh32,
-)
+from samebits._elementary import erf32, exp32, log32, rsqrt32, tanh32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply
 
 ONE, MINUS_HALF = np.float32(1.0), np.float32(-0.5)
 TWO_OVER_ROOT_PI = np.float32(1.1283791670955126)
-BLOCK = 256  # arguments of sine and cosine that are looked over for large ones at a time
 
 
 @kernel(ONE_IN, binary64=True)
@@ -96,45 +85,31 @@ def _rsqrt_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
 @kernel(ONE_IN, binary64=True)
 def _sin(x: int, y: int, begin: int, end: int) -> None:
     for first in range(begin, end, BLOCK):
-        last, large = min(first + BLOCK, end), 0
-        for i in range(first, last):
-            value = load32(x, i)
-            store32(y, i, sin32_reduced(value))
-            large |= 0 if abs(value) < REDUCED else 1
-        if large:
-            for i in range(first, last):
-                if not abs(load32(x, i)) < REDUCED:
-                    store32(y, i, sin32_large(load32(x, i)))
+        sin_block(x, y, first, min(first + BLOCK, end))
 
 
 @kernel(ONE_IN, binary64=True)
 def _cos(x: int, y: int, begin: int, end: int) -> None:
     for first in range(begin, end, BLOCK):
-        last, large = min(first + BLOCK, end), 0
-        for i in range(first, last):
-            value = load32(x, i)
-            store32(y, i, cos32_reduced(value))
-            large |= 0 if abs(value) < REDUCED else 1
-        if large:
-            for i in range(first, last):
-                if not abs(load32(x, i)) < REDUCED:
-                    store32(y, i, cos32_large(load32(x, i)))
+        cos_block(x, y, first, min(first + BLOCK, end))
 
 
 @kernel(TWO_IN, binary64=True)
 def _sin_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        value = load32(x, i)
-        slope = cos32_reduced(value) if abs(value) < REDUCED else cos32_large(value)
-        store32(dx, i, load32(grad, i) * slope)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        cos_block(x, dx, first, last)
+        for i in range(first, last):
+            store32(dx, i, load32(grad, i) * load32(dx, i))
 
 
 @kernel(TWO_IN, binary64=True)
 def _cos_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        value = load32(x, i)
-        slope = sin32_reduced(value) if abs(value) < REDUCED else sin32_large(value)
-        store32(dx, i, load32(grad, i) * -slope)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        sin_block(x, dx, first, last)
+        for i in range(first, last):
+            store32(dx, i, load32(grad, i) * -load32(dx, i))
 
 
 EXP = Map("exp", _exp, _exp_backward, keeps_result=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from samebits._accumulate import Gradient, gradient_of
-from samebits._chains import FLOAT, clear, lane_squares, lane_sums, lane_weighted, share
+from samebits._chains import COLUMNS, FLOAT, PANEL_FLOATS, clear, lane_squares, lane_sums, lane_weighted, share
 from samebits._check import require, require_tensor, size
-from samebits._compile import kernel
+from samebits._compile import inlined, kernel
 from samebits._gemm import pack_columns
 from samebits._intrinsics import fma32, load32, store32
 from samebits._product import add_rows
@@ -21,6 +21,11 @@ from samebits._split import split, split_rows
 from samebits._vectors import LANES
 
 ONE = np.float32(1.0)
+
+
+@inlined()
+def _normal(x: int, k: int, mean: Any, scale: Any) -> Any:
+    return (load32(x, k) - mean) * scale
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp, intp, float32, float32, intp, intp, intp)")
@@ -45,7 +50,7 @@ def _forward(
             store32(scales, first + i, scale)
             line, goal = x + offset + i * n * FLOAT, y + offset + i * n * FLOAT
             for k in range(n):
-                store32(goal, k, fma32((load32(line, k) - mean) * scale, load32(weight, k), load32(bias, k)))
+                store32(goal, k, fma32(_normal(line, k, mean, scale), load32(weight, k), load32(bias, k)))
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp, intp, float32, intp, intp, intp)")
@@ -53,25 +58,27 @@ def _backward_rows(
     grad: int, x: int, weight: int, means: int, scales: int, dx: int, n: int, share: float,
     scratch: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    grads, xs, chains = scratch, scratch + n * LANES * FLOAT, scratch + 2 * n * LANES * FLOAT
+    grads, xs, chains = scratch, scratch + PANEL_FLOATS * FLOAT, scratch + 2 * PANEL_FLOATS * FLOAT
     mean_lanes, scale_lanes = chains + 2 * LANES * FLOAT, chains + 3 * LANES * FLOAT
     for first in range(begin, end, LANES):
         num_rows, offset = min(LANES, end - first), first * n * FLOAT
-        pack_columns(grad + offset, n, num_rows, 1, n, grads)
-        pack_columns(x + offset, n, num_rows, 1, n, xs)
         for i in range(LANES):
             row = first + min(i, num_rows - 1)
             store32(mean_lanes, i, load32(means, row))
             store32(scale_lanes, i, load32(scales, row))
         clear(chains, 2 * LANES)
-        lane_weighted(n, grads, xs, weight, mean_lanes, scale_lanes, chains)
+        for k in range(0, n, COLUMNS):
+            width, shift = min(COLUMNS, n - k), offset + k * FLOAT
+            pack_columns(grad + shift, n, num_rows, 1, width, grads)
+            pack_columns(x + shift, n, num_rows, 1, width, xs)
+            lane_weighted(width, grads, xs, weight + k * FLOAT, mean_lanes, scale_lanes, chains)
         for i in range(num_rows):
             mean, scale = load32(mean_lanes, i), load32(scale_lanes, i)
             first_mean, second_mean = load32(chains, i) * share, load32(chains, LANES + i) * share
             shift = offset + i * n * FLOAT
             for k in range(n):
                 u = load32(grad + shift, k) * load32(weight, k)
-                normal = (load32(x + shift, k) - mean) * scale
+                normal = _normal(x + shift, k, mean, scale)
                 store32(dx + shift, k, fma32(-normal, second_mean, u - first_mean) * scale)
 
 
@@ -79,11 +86,21 @@ def _backward_rows(
 def _backward_weight(
     grad: int, x: int, means: int, scales: int, dw: int, rows: int, n: int, begin: int, end: int
 ) -> None:
-    for i in range(rows):
-        mean, scale, shift = load32(means, i), load32(scales, i), i * n * FLOAT
+    """Four rows at a time, so that the chains are loaded and stored less often."""
+    row = n * FLOAT
+    for i in range(0, rows - 3, 4):
+        m0, m1, m2, m3 = load32(means, i), load32(means, i + 1), load32(means, i + 2), load32(means, i + 3)
+        s0, s1, s2, s3 = load32(scales, i), load32(scales, i + 1), load32(scales, i + 2), load32(scales, i + 3)
+        g, v = grad + i * row, x + i * row
         for k in range(begin, end):
-            normal = (load32(x + shift, k) - mean) * scale
-            store32(dw, k, fma32(load32(grad + shift, k), normal, load32(dw, k)))
+            chain = fma32(load32(g, k), _normal(v, k, m0, s0), load32(dw, k))
+            chain = fma32(load32(g + row, k), _normal(v + row, k, m1, s1), chain)
+            chain = fma32(load32(g + 2 * row, k), _normal(v + 2 * row, k, m2, s2), chain)
+            store32(dw, k, fma32(load32(g + 3 * row, k), _normal(v + 3 * row, k, m3, s3), chain))
+    for i in range(rows - rows % 4, rows):
+        mean, scale, g, v = load32(means, i), load32(scales, i), grad + i * row, x + i * row
+        for k in range(begin, end):
+            store32(dw, k, fma32(load32(g, k), _normal(v, k, mean, scale), load32(dw, k)))
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -117,7 +134,7 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, statistics: Tensor)
     n, rows, dx = x.shape[-1], statistics.shape[1], torch.empty_like(x)
     means = statistics.data_ptr()
     pointers = (grad.data_ptr(), x.data_ptr(), weight.data_ptr(), means, means + rows * FLOAT, dx.data_ptr())
-    split_rows(_backward_rows, rows, n, (2 * n + 4) * LANES, *pointers, n, share(n))
+    split_rows(_backward_rows, rows, n, 2 * PANEL_FLOATS + 4 * LANES, *pointers, n, share(n))
     return dx
 
 
