@@ -13,7 +13,7 @@ from typing import NamedTuple
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from torch import Tensor
 
 from pnode.client.cut import Plan, cut
@@ -133,6 +133,9 @@ def evenly(num: int) -> tuple[int, ...]:
     return tuple(range(0, ROWS + 1, ROWS // num))
 
 
+# Training is slow to shrink, and its examples are small as they come.
+FEW = settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.generate))
+
 ways = st.builds(
     Way,
     boundaries=st.sets(st.sampled_from(PLACES), max_size=4).map(lambda places: tuple(sorted(places))),
@@ -160,13 +163,13 @@ def test_a_vnode_for_every_operator() -> None:
     assert outcome("adamw", Way(tuple(PLACES), evenly(4))) == outcome("adamw")
 
 
-@settings(max_examples=25, deadline=None)
+@FEW
 @given(way=ways, optimizer=st.sampled_from(sorted(OPTIMIZERS)))
 def test_any_way_ends_at_the_same_digest_and_losses(way: Way, optimizer: str) -> None:
     assert outcome(optimizer, way) == outcome(optimizer)
 
 
-@settings(max_examples=25, deadline=None)
+@FEW
 @given(way=ways, story=st.data())
 def test_duplicates_disorder_and_restores_change_nothing(way: Way, story: st.DataObject) -> None:
     """Begins in any order, microbatches answered again, whole steps thrown away and replayed from their state."""

@@ -65,6 +65,20 @@ def test_the_middle_of_a_chain_hands_on_and_hands_back(profile: str) -> None:
     assert stage.apply(0, 1) == Applied(1, None)
 
 
+def test_a_gradient_is_summed_over_ascending_readers(profile: str) -> None:
+    """1e8 - 1e8 + 1 is 1 in this order and 0 in the other; torch promises no order, so only samebits is asked."""
+    if profile == "torch":
+        return
+    given: list[dict[str, Any]] = [{"name": name, "dtype": "DTYPE_F32", "shape": []} for name in ("a", "b")]
+    adds = [{"name": f"add{i}", "inputs": ["a", "b"], "output": f"c{i}", "add": {}} for i in range(2)]
+    stage = middle_stage(profile=profile, inputs=given, operators=adds, outputs=["c0", "c1", "a"])
+    stage.begin(0, 0, 1, {"a": torch.ones(1), "b": torch.ones(1)}, {})
+    gradients = {"c0": torch.tensor([1e8]), "c1": torch.tensor([-1e8]), "a": torch.tensor([1.0])}
+    found = stage.finish(0, 0, gradients, want_input_gradients=True).input_gradients
+    assert found["a"].item() == 1.0
+    assert found["b"].item() == 0.0
+
+
 def test_inputs_are_copied_at_begin(profile: str) -> None:
     """The worker's inbox is written again before the backward comes."""
     inputs, gradients = middle_rows()
