@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from vnode_models import DELETE, classifier, middle, spec, spoil
 
 from pnode.errors import SpecError
@@ -15,6 +17,7 @@ from pnode.vnode.spec import from_bytes, parse_json, to_json, validate
 
 ONE = classifier()
 MID = middle()
+SERIALISED = {document["id"]: spec(document).SerializeToString() for document in (ONE, MID)}
 LINEAR = "operators[0].linear"
 ATTENTION = "operators[3].multihead_attention"
 
@@ -218,6 +221,55 @@ def test_unknown_fields_of_bytes_are_refused_at_any_depth() -> None:
 def test_bytes_that_are_no_spec_are_refused(raw: bytes) -> None:
     with pytest.raises(SpecError, match=r"^spec: "):
         from_bytes(raw)
+
+
+@settings(max_examples=300, deadline=None)
+@given(document=st.sampled_from([ONE, MID]), damage=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255))))
+def test_damaged_bytes_are_a_good_spec_or_refused(document: dict[str, Any], damage: list[tuple[int, int]]) -> None:
+    raw = bytearray(SERIALISED[document["id"]])
+    for position, byte in damage:
+        raw[position % len(raw)] = byte
+    try:
+        good = from_bytes(bytes(raw))
+    except SpecError as error:
+        assert error.path  # noqa: PT017 - either outcome is right
+        return
+    assert parse_json(to_json(good)) == good
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["x0", "kind", "add"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(story=st.data(), document=st.sampled_from([ONE, MID]), value=JSON)
+def test_any_json_in_any_place_is_a_good_spec_or_refused(
+    story: st.DataObject, document: dict[str, Any], value: Any
+) -> None:
+    path = story.draw(st.sampled_from(sorted(_paths(document))))
+    try:
+        good = parse_json(json.dumps(spoil(document, path, value)))
+    except SpecError as error:
+        assert error.path  # noqa: PT017 - either outcome is right
+        return
+    assert from_bytes(good.SerializeToString()) == good
+
+
+def _paths(value: Any, path: str = "") -> set[str]:
+    found = {path} if path else set()
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in pairs:
+        here = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}".lstrip(".")
+        found |= _paths(item, here)
+    return found
 
 
 def test_an_unknown_dtype_of_bytes_is_refused() -> None:
