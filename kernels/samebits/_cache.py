@@ -36,6 +36,12 @@ def target() -> tuple[str, str, str]:
     return str(triple), str(name), str(features)
 
 
+def refuse_without_fma(triple: str, features: str) -> None:
+    """Raise RuntimeError for an x86 without the instruction; a library's function in its place is 100 times slower."""
+    if triple.startswith(("x86_64", "i686", "amd64")) and not {"+fma", "+avx2"} <= set(features.split(",")):
+        raise RuntimeError("samebits: this processor has no fused multiply-add; x86-64 needs AVX2 and FMA")
+
+
 def source_files() -> list[Path]:
     """Every source that can shape compiled code; the plain reference loops cannot."""
     return sorted(path for path in SOURCES.rglob("*.py") if "reference" not in path.relative_to(SOURCES).parts)
@@ -44,7 +50,7 @@ def source_files() -> list[Path]:
 def fingerprint(files: Iterable[Path] | None = None) -> str:
     """Hash of the kernel sources, the compilers' versions, the processor, and the compiler's own settings."""
     hasher = hashlib.sha256()
-    settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    settings = sorted(item for item in os.environ.items() if item[0].startswith(("NUMBA_", "SAMEBITS_TILE")))
     versions = (numba.__version__, llvmlite.__version__, platform.python_version())
     hasher.update(repr((versions, target(), settings)).encode())
     for path in source_files() if files is None else files:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import numba
 from numba import extending
 
-from samebits._cache import KernelCache
+from samebits._cache import KernelCache, refuse_without_fma, target
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _njit: Any = numba.njit
@@ -59,6 +59,8 @@ class Kernel:
             return
         with _loading[0]:
             if self._entry is not self.dispatcher:
+                triple, _, features = target()
+                refuse_without_fma(triple, features)
                 self.dispatcher.compile(self.signature)
                 self.dispatcher.disable_compile()
                 self._entry = self.dispatcher

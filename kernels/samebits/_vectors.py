@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -19,7 +20,13 @@ class Shape(NamedTuple):
 
 
 def shape_for(triple: str, features: str) -> Shape:
-    """The tile for a processor: 24 accumulators where there are 32 registers, 12 where there are 16."""
+    """The tile for a processor: 24 accumulators where there are 32 registers, 12 where there are 16.
+
+    $SAMEBITS_TILE, e.g. "4,8,3", tries another one's on this processor; tests do, to show that it changes no bit.
+    """
+    if tried := os.environ.get("SAMEBITS_TILE"):
+        lanes, rows, vectors = (int(part) for part in tried.split(","))
+        return Shape(lanes, rows, vectors)
     has = set(features.split(","))
     if not triple.startswith(("x86_64", "i686", "amd64")):
         return Shape(4, 8, 3)

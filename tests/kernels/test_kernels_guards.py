@@ -57,6 +57,19 @@ def test_another_instruction_set_gives_the_same_bits() -> None:
     assert json.loads(other) == kernels_program.digests()
 
 
+@pytest.mark.timeout(300)
+def test_another_tile_and_unoptimised_code_give_the_same_bits() -> None:
+    other = run_python(str(HERE / "kernels_program.py"), "few", SAMEBITS_TILE="4,8,3", NUMBA_OPT="0")
+    assert json.loads(other) == kernels_program.digests(few=True)
+
+
+def test_an_x86_without_fused_multiply_add_is_refused() -> None:
+    _cache.refuse_without_fma("x86_64-unknown-linux-gnu", "+avx2,+fma,+sse2")
+    _cache.refuse_without_fma("aarch64-unknown-linux-gnu", "+neon")
+    with pytest.raises(RuntimeError, match="no fused multiply-add"):
+        _cache.refuse_without_fma("x86_64-unknown-linux-gnu", "+avx2,-fma,+sse2")
+
+
 def test_every_source_shapes_the_name_of_the_cache(tmp_path: Path) -> None:
     copies = [tmp_path / path.name for path in _cache.source_files()]
     for source, copy in zip(_cache.source_files(), copies, strict=True):
