@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pnode.client import events
-from pnode.devnet.child import Child, described
+from pnode.devnet.child import Process, described
 from pnode.devnet.killer import Killed
 
 
@@ -63,7 +63,6 @@ class Board:
         self._started = time.monotonic()
         self._on_moment = on_moment
         self._hurt_at_s: float | None = None
-        self._served = 0
 
     @property
     def seconds(self) -> float:
@@ -90,18 +89,18 @@ class Board:
         with self.lock:
             self.rows[name] = NodeRow(name)
 
-    def started(self, child: Child) -> None:
+    def started(self, child: Process) -> None:
         """A process was started."""
         with self.lock:
             self.rows[child.name].pid = child.pid
 
-    def busy(self, child: Child) -> None:
+    def busy(self, child: Process) -> None:
         """A process is still starting: its log says with what."""
         words = child.tail(1).split(": ", 1)[-1].strip()
         with self.lock:
             self.rows[child.name].state = f"starting: {words[:60]}" if words else "starting"
 
-    def serves(self, child: Child) -> None:
+    def serves(self, child: Process) -> None:
         """A process serves."""
         with self.lock:
             row = self.rows[child.name]

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from pnode.errors import PNodeError
 
@@ -23,6 +23,21 @@ _LOOK_S = 0.1
 _TAIL_BYTES = 8192
 
 PNODE = ("-P", "-m", "pnode")
+
+
+class Process(Protocol):
+    """What others see of a child process."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    def tail(self, num_lines: int) -> str: ...
+    def kill(self) -> None: ...
 
 
 class Child:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pnode.client import events
-from pnode.devnet.child import Child
+from pnode.devnet.child import Process
 from pnode.devnet.plan import Kill
 
 # Of a step's time before any was measured.
@@ -29,7 +29,7 @@ class Killed:
 class Killer:
     """Watches the driver's events. `on_kill` is told from a timer's thread, just before the signal is sent."""
 
-    def __init__(self, plan: Sequence[Kill], nodes: Sequence[Child], on_kill: Callable[[Killed], None]) -> None:
+    def __init__(self, plan: Sequence[Kill], nodes: Sequence[Process], on_kill: Callable[[Killed], None]) -> None:
         self._left = list(plan)
         self._nodes = list(nodes)
         self._on_kill = on_kill
