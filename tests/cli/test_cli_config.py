@@ -181,7 +181,7 @@ def test_two_stores_are_one_too_many() -> None:
         load(["store.url=file:///x", "store.s3.bucket=b"])
 
 
-FILES = {
+FILES: dict[str, tuple[str | bytes, str]] = {
     "broken.yaml": ("node: [", "not YAML"),
     "list.yaml": ("- 1\n", "expected keys and values"),
     "unknown.yaml": ("node: {prt: 1}\n", "node.prt: unknown key (from"),

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from pnode.transport.tensors import metas, unpack
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
+
+Answer = TypeVar("Answer")
 
 RUNNING, RECOVERING = orchestrator_pb2.RUN_STATE_RUNNING, orchestrator_pb2.RUN_STATE_RECOVERING
 
@@ -153,7 +156,7 @@ class FakeNetwork:
             self.dead.add(index)
             self.changed.notify_all()
 
-    def call(self, index: int, work: Callable[[], object]) -> object:
+    def call(self, index: int, work: Callable[[], Answer]) -> Answer:
         """Run one call under the lock, with what the schedule has for it."""
         with self.changed:
             fault = self.faults.get(self.calls, "")
@@ -242,8 +245,8 @@ class FakeNode:
     def _stage(self) -> Stage:
         return self.network.stages[self.index]
 
-    def _call(self, fence: vnode_pb2.Fence, work: Callable[[], object]) -> object:
-        def checked() -> object:
+    def _call(self, fence: vnode_pb2.Fence, work: Callable[[], Answer]) -> Answer:
+        def checked() -> Answer:
             self.network.check_fence(fence)
             return work()
 
@@ -278,7 +281,7 @@ class FakeNode:
             self.network._check_alive([index])
             given = targets if stage is stages[-1] else {}
             values = stage.begin(step, microbatch, request.batch_rows, values, given)
-        gradients: dict = {}
+        gradients: dict[str, Any] = {}
         for index in reversed(range(len(stages))):
             self.network._check_alive([index])
             finished = stages[index].finish(step, microbatch, gradients, want_input_gradients=index > 0)

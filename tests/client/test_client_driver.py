@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from client_fakes import FAULTS, FakeNetwork, make_batch
@@ -16,6 +17,7 @@ from pnode.client.driver import Driver, DriverSettings
 from pnode.client.local import LocalRun
 from pnode.client.model import Model
 from pnode.errors import BadRequest, Busy, Conflict, LeaseLost, PeerUnavailable, PNodeError, SpecError, Unavailable
+from pnode.transport.deadline import Deadline
 from pnode.v1 import orchestrator_pb2
 
 STEPS = 6
@@ -34,11 +36,9 @@ def losses_and_digest(model: Model, plan: Plan) -> tuple[list[float], str]:
     return [run.step(step, make_batch(step)) for step in range(STEPS)], run.digest()
 
 
-def driver(
-    network: FakeNetwork, spec: orchestrator_pb2.RunSpec, heard: list[events.Event], **changes: object
-) -> Driver:
+def driver(network: FakeNetwork, spec: orchestrator_pb2.RunSpec, heard: list[events.Event], **changes: Any) -> Driver:
     """A driver of this network that waits for milliseconds where a real one waits for seconds."""
-    given = {
+    given: dict[str, Any] = {
         "steps": STEPS,
         "num_microbatches": MICROBATCHES,
         "checkpoint_every": 2,
@@ -61,15 +61,16 @@ def driver(
 def standing(network: FakeNetwork, state: orchestrator_pb2.RunState.ValueType, message: str = "") -> None:
     """Have the run stay in one state, whatever happens."""
     status = orchestrator_pb2.RunStatus(id="run", state=state, message=message)
-    network._status = lambda: status
+    network._status = lambda: status  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
 
 
 def losses_of(heard: list[events.Event]) -> dict[int, float | None]:
     return {event.step: event.loss for event in heard if isinstance(event, events.StepDone)}
 
 
-def test_a_run_without_faults(spec, losses_and_digest) -> None:
-    network, heard = FakeNetwork(), []
+def test_a_run_without_faults(spec: orchestrator_pb2.RunSpec, losses_and_digest: tuple[list[float], str]) -> None:
+    heard: list[events.Event] = []
+    network = FakeNetwork()
     with driver(network, spec, heard) as driving:
         final = driving.train()
         driving.finish()
@@ -83,8 +84,11 @@ def test_a_run_without_faults(spec, losses_and_digest) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(faults=st.dictionaries(st.integers(0, 60), st.sampled_from(FAULTS), max_size=6), polls=st.integers(1, 3))
-def test_no_fault_changes_a_bit(faults: dict[int, str], polls: int, spec, losses_and_digest) -> None:
-    network, heard = FakeNetwork(faults, polls), []
+def test_no_fault_changes_a_bit(
+    faults: dict[int, str], polls: int, spec: orchestrator_pb2.RunSpec, losses_and_digest: tuple[list[float], str]
+) -> None:
+    heard: list[events.Event] = []
+    network = FakeNetwork(faults, polls)
     with driver(network, spec, heard) as driving:
         final = driving.train()
         driving.forward(make_batch(99))
@@ -97,8 +101,11 @@ def test_no_fault_changes_a_bit(faults: dict[int, str], polls: int, spec, losses
     }
 
 
-def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(spec, losses_and_digest) -> None:
-    network, heard = FakeNetwork({24: "kill"}, polls_to_recover=3), []
+def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(
+    spec: orchestrator_pb2.RunSpec, losses_and_digest: tuple[list[float], str]
+) -> None:
+    heard: list[events.Event] = []
+    network = FakeNetwork({24: "kill"}, polls_to_recover=3)
     with driver(network, spec, heard) as driving:
         assert driving.train().manifest_sha256 == losses_and_digest[1]
     assert network.generation == 2
@@ -112,7 +119,9 @@ def test_a_lost_node_is_reported_once_and_the_replay_begins_at_the_checkpoint(sp
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(calls=st.integers(1, 32))
-def test_another_driver_goes_on_where_one_died(calls: int, spec, losses_and_digest) -> None:
+def test_another_driver_goes_on_where_one_died(
+    calls: int, spec: orchestrator_pb2.RunSpec, losses_and_digest: tuple[list[float], str]
+) -> None:
     """The first one dies in the middle of whatever it does at that call."""
     network = FakeNetwork({calls: "deadline"})
     with driver(network, spec, [], patience_s=0.0, call_s=0.5) as first, pytest.raises(PNodeError):
@@ -122,7 +131,7 @@ def test_another_driver_goes_on_where_one_died(calls: int, spec, losses_and_dige
         assert second.train().manifest_sha256 == losses_and_digest[1]
 
 
-def test_a_driver_whose_run_was_taken_stops(spec) -> None:
+def test_a_driver_whose_run_was_taken_stops(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
     with driver(network, spec, [], steps=2) as first:
         first.train()
@@ -132,7 +141,7 @@ def test_a_driver_whose_run_was_taken_stops(spec) -> None:
             first.train()
 
 
-def test_what_recovery_cannot_mend_is_raised_at_once(spec) -> None:
+def test_what_recovery_cannot_mend_is_raised_at_once(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
 
     def broken(step: int) -> Batch:
@@ -145,26 +154,26 @@ def test_what_recovery_cannot_mend_is_raised_at_once(spec) -> None:
     assert network.generation == 1
 
 
-def test_a_finished_run_is_not_driven_again(spec) -> None:
+def test_a_finished_run_is_not_driven_again(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
     standing(network, orchestrator_pb2.RUN_STATE_FINISHED)
     with driver(network, spec, []) as driving, pytest.raises(Conflict, match="finished"):
         driving.train()
 
 
-def test_a_failed_run_says_why(spec) -> None:
+def test_a_failed_run_says_why(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
     standing(network, orchestrator_pb2.RUN_STATE_FAILED, "stage2 keeps dying")
     with driver(network, spec, []) as driving, pytest.raises(PNodeError, match="stage2 keeps dying"):
         driving.train()
 
 
-def test_a_run_that_never_serves_ends_with_the_reason(spec) -> None:
+def test_a_run_that_never_serves_ends_with_the_reason(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
     status = orchestrator_pb2.RunStatus(
         id="run", state=orchestrator_pb2.RUN_STATE_PLACING, message="no node has joined"
     )
-    network._status = lambda: status
+    network._status = lambda: status  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
     heard: list[events.Event] = []
     with (
         driver(network, spec, heard, patience_s=0.05) as driving,
@@ -174,18 +183,18 @@ def test_a_run_that_never_serves_ends_with_the_reason(spec) -> None:
     assert heard == [events.Waiting("no node has joined")]
 
 
-def test_an_orchestrator_that_is_not_there_ends_with_the_reason(spec) -> None:
+def test_an_orchestrator_that_is_not_there_ends_with_the_reason(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
 
     def gone(*_: object) -> orchestrator_pb2.SubmitReply:
         raise PeerUnavailable("nobody listens there")
 
-    network.submit = gone
+    network.submit = gone  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
     with driver(network, spec, [], patience_s=0.05) as driving, pytest.raises(PeerUnavailable, match="nobody listens"):
         driving.train()
 
 
-def test_closing_a_driver_ends_its_waiting(spec) -> None:
+def test_closing_a_driver_ends_its_waiting(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
     standing(network, orchestrator_pb2.RUN_STATE_PLACING, "no room")
     waiting = threading.Event()
@@ -208,27 +217,30 @@ def test_closing_a_driver_ends_its_waiting(spec) -> None:
     assert "closed" in failed[0].message
 
 
-def test_a_missed_checkpoint_is_told_and_not_fatal(spec, losses_and_digest) -> None:
-    network, heard = FakeNetwork(), []
+def test_a_missed_checkpoint_is_told_and_not_fatal(
+    spec: orchestrator_pb2.RunSpec, losses_and_digest: tuple[list[float], str]
+) -> None:
+    heard: list[events.Event] = []
+    network = FakeNetwork()
     asked = network.checkpoint
 
-    def missing(request: orchestrator_pb2.CheckpointRequest, deadline):
+    def missing(request: orchestrator_pb2.CheckpointRequest, deadline: Deadline) -> orchestrator_pb2.CheckpointReply:
         if request.version == 2:
             raise Busy("the store is slow", retry_after_s=60.0)
         return asked(request, deadline)
 
-    network.checkpoint = missing
+    network.checkpoint = missing  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
     with driver(network, spec, heard, call_s=5.0) as driving:
         assert driving.train().manifest_sha256 == losses_and_digest[1]
     assert [event.version for event in heard if isinstance(event, events.CheckpointMissed)] == [2]
 
 
-def test_a_spec_that_is_refused_is_told_at_once(spec) -> None:
+def test_a_spec_that_is_refused_is_told_at_once(spec: orchestrator_pb2.RunSpec) -> None:
     network = FakeNetwork()
 
     def refuse(*_: object) -> orchestrator_pb2.SubmitReply:
         raise SpecError("vnodes[0].id", "no")
 
-    network.submit = refuse
+    network.submit = refuse  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
     with driver(network, spec, []) as driving, pytest.raises(SpecError, match=r"vnodes\[0\]"):
         driving.train()

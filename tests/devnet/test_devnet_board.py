@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -36,8 +37,8 @@ class StandingChild:
         return f"12:00:00 info zygote: compiling {num_lines}"
 
 
-def children() -> list[StandingChild]:
-    return [StandingChild("node-1", "127.0.0.1:1"), StandingChild("node-2", "127.0.0.1:2")]
+def children() -> list[Child]:
+    return as_children([StandingChild("node-1", "127.0.0.1:1"), StandingChild("node-2", "127.0.0.1:2")])
 
 
 @pytest.fixture
@@ -122,8 +123,9 @@ def test_without_a_terminal_there_are_plain_lines_on_stderr_alone(
 
 
 def test_the_killer_kills_who_hosts_something_at_the_planned_step() -> None:
-    nodes, killed = [*children(), StandingChild("node-3", "127.0.0.1:3")], []
-    killer = Killer([Kill(2, 0.0, 0.99), Kill(5, 0.5, 0.0)], as_children(nodes), killed.append)
+    killed: list[Killed] = []
+    nodes = [*children(), *as_children([StandingChild("node-3", "127.0.0.1:3")])]
+    killer = Killer([Kill(2, 0.0, 0.99), Kill(5, 0.5, 0.0)], nodes, killed.append)
     killer.event(events.Serving(1, 0, PLACES))
     for step in range(4):
         killer.event(events.StepStarted(step, 1))
@@ -139,7 +141,7 @@ def test_the_killer_kills_who_hosts_something_at_the_planned_step() -> None:
 
 def as_children(nodes: Sequence[StandingChild]) -> list[Child]:
     """What is asked of a child, they can do."""
-    return list(nodes)
+    return cast(list[Child], list(nodes))
 
 
 def test_the_report_and_the_curve_are_written(board: Board, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ FOREVER = f"import signal; {SERVING}; signal.pause()"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SERVING}\nwhile True: signal.pause()"
 
 
-def child(code: str, tmp_path: Path, **callbacks: object) -> Child:
+def child(code: str, tmp_path: Path, **callbacks: Callable[[Any], None]) -> Child:
     return Child("child", ("-c", code), tmp_path / "child.log", **callbacks)
 
 
