@@ -35,7 +35,7 @@ def in_doubt(close: float) -> bool:
     if size < 2.0**-126:
         place = size * 2.0**149
         return abs(place - math.floor(place) - 0.5) <= DOUBT * 2.0**-52 * max(place, 2.0**-52)
-    return abs((bits64(size) & ((1 << 29) - 1)) - (1 << 28)) <= DOUBT
+    return bool(abs((bits64(size) & ((1 << 29) - 1)) - (1 << 28)) <= DOUBT)
 
 
 def comparer(libm: Callable[[float], float]) -> Any:

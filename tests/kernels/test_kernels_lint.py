@@ -31,8 +31,9 @@ ALIASES = {"numpy": "np", "math": "math", "torch": "torch"}
 def exact_power(node: ast.BinOp) -> bool:
     """2**n for a written integer n is exact anywhere."""
     exponent = node.right.operand if isinstance(node.right, ast.UnaryOp) else node.right
-    written = isinstance(node.left, ast.Constant) and isinstance(exponent, ast.Constant)
-    return written and node.left.value == 2 and isinstance(exponent.value, int)
+    if not (isinstance(node.left, ast.Constant) and isinstance(exponent, ast.Constant)):
+        return False
+    return node.left.value == 2 and isinstance(exponent.value, int)
 
 
 def findings(source: str) -> Iterator[str]:

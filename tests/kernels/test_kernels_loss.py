@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import samebits
@@ -12,21 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, flavours, floats, seeds, strided
 from numpy.typing import NDArray
-from samebits import _split
 from samebits.reference import rows as reference
 
 ROWS = st.sampled_from([0, 1, 2, 15, 16, 17, 33])
 CLASSES = st.sampled_from([1, 2, 3, 10, 16, 17, 37])
 FEW = settings(deadline=None, max_examples=60)
 QUIET = np.errstate(all="ignore")
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_split, "GRAIN", 1)
-    samebits.set_num_threads(2)
-    yield
-    samebits.set_num_threads(1)
 
 
 def targets(seed: int, rows: int, classes: int) -> NDArray[np.int64]:
@@ -85,12 +74,12 @@ def test_microbatches_are_the_whole_batch(parts: int) -> None:
         samebits.cross_entropy(part, classes, count=21).backward()
         grads.append(part.grad)
         total = samebits.row_sum(samebits.cross_entropy(rows, classes, reduction="none"), total)
-    assert_same_bits(total * np.float32(1 / 21), loss)
+    assert_same_bits(total * float(np.float32(1 / 21)), loss)
     assert whole.grad is not None
     assert_same_bits(torch.cat([grad for grad in grads if grad is not None]), whole.grad)
 
 
-def test_threads_change_nothing(two_threads: None) -> None:
+def test_threads_change_nothing(shared_out: None) -> None:
     x, t = torch.from_numpy(floats(3, "plain", 100, 33)).requires_grad_(), torch.from_numpy(targets(3, 100, 33))
     two = samebits.cross_entropy(x, t, reduction="none")
     (grad_two,) = torch.autograd.grad(two, x, torch.ones(100))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import samebits
@@ -11,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, flavours, floats, seeds, strided
-from samebits import _split
 from samebits.reference import rows as reference
 
 ROWS = st.sampled_from([0, 1, 2, 15, 16, 17, 31, 33])
@@ -20,14 +17,6 @@ LAYOUTS = st.integers(0, 3)
 EPS = st.sampled_from([1e-5, 0.0, 1e-12, 0.5])
 FEW = settings(deadline=None, max_examples=60)
 QUIET = np.errstate(all="ignore")
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_split, "GRAIN", 1)
-    samebits.set_num_threads(2)
-    yield
-    samebits.set_num_threads(1)
 
 
 @given(ROWS, COLUMNS, LAYOUTS, seeds(), flavours())
@@ -55,7 +44,7 @@ def test_long_rows(columns: int) -> None:
     (grad,) = torch.autograd.grad(y, tensor, torch.from_numpy(g))
     assert_same_bits(grad, reference.softmax_backward(g, x))
     assert_same_bits(
-        samebits.layer_norm(tensor, *map(torch.from_numpy, (w, b)), 1e-5), reference.layer_norm(x, w, b, 1e-5)
+        samebits.layer_norm(tensor, torch.from_numpy(w), torch.from_numpy(b), 1e-5), reference.layer_norm(x, w, b, 1e-5)
     )
 
 
@@ -108,7 +97,7 @@ def test_layer_norm_microbatches_are_the_whole_batch(parts: int) -> None:
         assert_same_bits(one, other)
 
 
-def test_threads_and_neighbours_change_nothing(two_threads: None) -> None:
+def test_threads_and_neighbours_change_nothing(shared_out: None) -> None:
     x, g = torch.from_numpy(floats(1, "plain", 100, 37)), torch.from_numpy(floats(2, "plain", 100, 37))
     w, b = (torch.from_numpy(floats(s, "plain", 37)) for s in (3, 4))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, flavours, floats, seeds
-from samebits import _split
 from samebits.optim import SGD, AdamW, power
 from samebits.reference import optim as reference
 from samebits.reference.scalar import F32
@@ -25,14 +23,6 @@ FEW = settings(deadline=None, max_examples=60)
 STEPS = 3
 
 
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_split, "GRAIN", 1)
-    samebits.set_num_threads(2)
-    yield
-    samebits.set_num_threads(1)
-
-
 def parameter(seed: int, flavour: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.array(floats(seed, flavour, *shape))).requires_grad_()
 
@@ -42,7 +32,8 @@ def parameter(seed: int, flavour: str, shape: tuple[int, ...]) -> torch.Tensor:
 @QUIET
 def test_sgd(shape: tuple[int, ...], lr: float, momentum: float, decay: float, seed: int, flavour: str) -> None:
     p = parameter(seed, flavour, shape)
-    expected, buffers = p.detach().numpy().copy(), [None] * p.numel()
+    expected: Any = p.detach().numpy().copy()
+    buffers: list[Any] = [None] * p.numel()
     optimizer = SGD([p], lr=lr, momentum=momentum, weight_decay=decay)
     for step in range(STEPS):
         rate = optimizer.param_groups[0]["lr"] = lr / (step + 1)
@@ -50,8 +41,8 @@ def test_sgd(shape: tuple[int, ...], lr: float, momentum: float, decay: float, s
         optimizer.step()
         for i, index in enumerate(np.ndindex(shape)):
             old = buffers[i] if momentum else None
-            g = p.grad.numpy()[index]
-            expected[index], buffers[i] = reference.sgd(expected[index], g, old, rate, momentum, decay)  # type: ignore[call-overload]
+            g: Any = p.grad.numpy()[index]
+            expected[index], buffers[i] = reference.sgd(expected[index], g, old, rate, momentum, decay)
         assert_same_bits(p, expected)
 
 
@@ -63,14 +54,16 @@ def test_adamw(
 ) -> None:
     p, eps = parameter(seed, flavour, shape), 1e-8
     zero = F32(0.0)
-    expected = {index: reference.Adam(p.detach().numpy()[index], zero, zero) for index in np.ndindex(shape)}
+    start: Any = p.detach().numpy()
+    expected = {index: reference.Adam(start[index], zero, zero) for index in np.ndindex(shape)}
     optimizer = AdamW([p], lr=lr, betas=betas, eps=eps, weight_decay=decay)
     for step in range(1, STEPS + 1):
         rate = optimizer.param_groups[0]["lr"] = lr / step
         p.grad = parameter(seed + step, flavour, shape).detach()
         optimizer.step()
+        gradient: Any = p.grad.numpy()
         for index, old in expected.items():
-            expected[index] = reference.adamw(old, p.grad.numpy()[index], step, rate, betas, eps, decay)
+            expected[index] = reference.adamw(old, gradient[index], step, rate, betas, eps, decay)
     state = optimizer.state[p]
     for position, tensor in enumerate((p, state["exp_avg"], state["exp_avg_sq"])):
         values = np.empty(shape, np.float32)
@@ -90,7 +83,7 @@ def test_power(base: float, exponent: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW])
-def test_threads_change_nothing(kind: Any, two_threads: None) -> None:
+def test_threads_change_nothing(kind: Any, shared_out: None) -> None:
     results = []
     for threads in (1, 2):
         samebits.set_num_threads(threads)
