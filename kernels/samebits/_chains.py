@@ -136,7 +136,8 @@ def _vector_maximum(context: Any, row: Any, count: Any) -> Any:
             taken = builder.or_(builder.fcmp_ordered(">", x, m), builder.fcmp_unordered("uno", x, x))
             return builder.select(taken, x, m)
 
-        place = builder.alloca(ir.ArrayType(F32, 4 * LANES))
+        with builder.goto_entry_block():  # elsewhere, every call from a loop would take more of the stack
+            place = builder.alloca(ir.ArrayType(F32, 4 * LANES))
         address = builder.ptrtoint(place, I64)
         v = Vectors(builder)
         for i in range(4):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, flavours, floats, seeds, strided
-from samebits import _split
 from samebits.reference import elementary, elementwise
 from samebits.reference.elementwise import each
 
@@ -30,14 +29,6 @@ UNARY: dict[str, tuple[Any, Callable[..., Any], Callable[..., Any]]] = {
 SHAPES = st.sampled_from([(0,), (), (1,), (7,), (3, 0, 2), (17,), (5, 13), (2, 3, 11), (67,), (2, 131)])
 NAMES = st.sampled_from(sorted(UNARY))
 FEW = settings(deadline=None, max_examples=120)
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_split, "GRAIN", 1)
-    samebits.set_num_threads(2)
-    yield
-    samebits.set_num_threads(1)
 
 
 @given(NAMES, SHAPES, st.integers(0, 3), seeds(), flavours())
@@ -79,7 +70,7 @@ def test_add(shape: tuple[int, ...], layout_a: int, layout_b: int, seed: int, fl
 
 
 @pytest.mark.parametrize("name", sorted(UNARY))
-def test_threads_and_neighbours_change_nothing(name: str, two_threads: None) -> None:
+def test_threads_and_neighbours_change_nothing(name: str, shared_out: None) -> None:
     fast = UNARY[name][0]
     x = torch.from_numpy(floats(5, "special", 1031))
     whole = fast(x)

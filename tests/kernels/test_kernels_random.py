@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, floats
-from samebits import _split
 from samebits.random import normal, site, uniform
 from samebits.reference import random as reference
 
@@ -29,14 +27,6 @@ KNOWN = [
 WORDS = st.integers(0, 2**64 - 1)
 HALVES = st.integers(0, 2**32 - 40)
 SHAPES = st.sampled_from([(), (0,), (1,), (5,), (3, 4), (2, 7), (3, 0), (2, 3, 5)])
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_split, "GRAIN", 1)
-    samebits.set_num_threads(2)
-    yield
-    samebits.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
@@ -58,7 +48,7 @@ def test_numbers_are_functions_of_their_place(
         assert rows[1][i, e].item() == reference.normal(e, first + i, step, seed, place, 0.02)
 
 
-def test_samples_can_be_drawn_apart(two_threads: None) -> None:
+def test_samples_can_be_drawn_apart(shared_out: None) -> None:
     whole = normal((10, 13), 1.0, seed=7, site=site("layer.weight"))
     parts = [normal((2, 13), 1.0, seed=7, site=site("layer.weight"), first_sample=i) for i in range(0, 10, 2)]
     assert_same_bits(torch.cat(parts), whole)
