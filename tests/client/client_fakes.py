@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-
-from pnode.client.batch import Batch, from_array
+from pnode.client.batch import from_array
 from pnode.client.local import _tensors
 from pnode.errors import (
     Busy,
@@ -314,11 +312,3 @@ class FakeNode:
 
     def restore(self, *_: object) -> vnode_pb2.RestoreReply:
         raise PNodeError("drivers do not ask for it")
-
-
-def make_batch(step: int, num_rows: int = 8) -> Batch:
-    """Rows that depend on the step alone."""
-    rng = np.random.default_rng(step)
-    tokens = rng.standard_normal((num_rows, 3, 4)).astype(np.float32)
-    labels = rng.integers(0, 5, num_rows)
-    return Batch((from_array("tokens", tokens),), (from_array("label", labels),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from client_fakes import make_batch
+from client_rows import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 import pytest
-from client_fakes import FAULTS, FakeNetwork, make_batch
+from client_fakes import FAULTS, FakeNetwork
+from client_rows import make_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from client_fakes import make_batch
+from client_rows import make_batch
 
 from pnode.client.batch import to_array
 from pnode.client.cut import Plan, cut
