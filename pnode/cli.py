@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
@@ -114,6 +115,8 @@ def _run(arguments: Arguments) -> int:
 
     settings = load(arguments.overrides, arguments.file)
     logs.configure(settings.log.level, settings.log.format)
+    # A crash in compiled code must not end without a word.
+    faulthandler.enable()
     logging.getLogger(__name__).debug("settings: %s", settings)
     return _role(settings)
 

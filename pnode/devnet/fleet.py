@@ -7,7 +7,7 @@ from typing import Any
 
 from pnode.config import Settings
 from pnode.devnet.board import Board
-from pnode.devnet.child import PNODE, Child, end_all
+from pnode.devnet.child import PNODE, Child, described, end_all
 from pnode.devnet.plan import Plan, node_changes, orchestrator_changes, write_config
 from pnode.errors import PNodeError
 
@@ -100,5 +100,6 @@ def run_reference(settings: Settings, plan: Plan, board: Board) -> dict[str, Any
     finally:
         child.kill()
     if child.exit_code != os.EX_OK or not last:
-        raise PNodeError(f"the reference ended before it was done; its last lines:\n{child.tail(12)}")
+        how = described(child.exit_code) if child.exit_code is not None else "no end"
+        raise PNodeError(f"the reference ended with {how} before it was done; its last lines:\n{child.tail(12)}")
     return last

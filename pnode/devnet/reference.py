@@ -8,6 +8,7 @@ that imports torch.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = cli.parse(argv)
     if arguments.parent is not None and not die_with_parent(arguments.parent):
         return cli.EXIT_FAILED
+    # A crash in compiled code must not end without a word.
+    faulthandler.enable()
     try:
         settings = load(arguments.overrides, arguments.file)
         logs.configure(settings.log.level, settings.log.format)
