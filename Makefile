@@ -17,9 +17,10 @@ help: ## This list
 demo: .venv/installed ## The main job: three PNodes train a model, one is killed, every bit is compared
 	$(PY) -m pnode role=devnet job=digits $(ARGS)
 
-# A test's own limit cannot end what hangs in C; after twice that, the whole run ends with all threads' stacks.
+# Files stay whole, for their fixtures are dear, and in order, for the longest are not the last. A test's own limit cannot
+# end what hangs in C; after twice that, the whole run ends with all threads' stacks.
 test: lint ## Lint, types and all tests but the slow ones
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" \
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" \
 		-o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true $(ARGS)
 
 test-slow: .venv/installed-dev ## The longer proofs
