@@ -114,7 +114,7 @@ class Board:
             killed = row.state.startswith("killed")
             row.vnodes = ()
             if not killed:
-                row.state = f"ended ({described(code)})"
+                row.state = "left" if code == 0 else f"ended ({described(code)})"
         if not (expected or killed):
             self.note(f"{name} ended by itself: {described(code)}")
 

@@ -18,6 +18,7 @@ from pnode.devnet.board import Board, Moment, Track
 
 _MOMENTS = 8
 _PER_SECOND = 8
+_STYLES = {"serving": "green", "left": "dim"}
 # Plain lines tell of every tenth of a training.
 _TENTH = 10
 
@@ -84,8 +85,9 @@ class _Lines:
 def render(board: Board) -> RenderableType:
     """The board as rich draws it."""
     with board.lock:
-        parts = [_head(board), _nodes(board), _track("three nodes", board.run), _track("one process", board.reference)]
-        return Panel(Group(*parts, Text(), _moments(board)), title=board.title, border_style="dim")
+        tracks = [_track("PNodes", board.run), _track("one process", board.reference)]
+        parts = [_head(board), Text(), _nodes(board), Text(), *tracks, Text(), _moments(board)]
+        return Panel(Group(*parts), title=board.title, border_style="dim")
 
 
 def _head(board: Board) -> RenderableType:
@@ -97,8 +99,8 @@ def _nodes(board: Board) -> RenderableType:
     for column in ("process", "pid", "address", "VNodes", "state"):
         table.add_column(column)
     for row in board.rows.values():
-        colour = "red" if row.state.startswith(("killed", "ended")) else "green" if row.state == "serving" else "yellow"
-        table.add_row(row.name, str(row.pid), row.address, " ".join(row.vnodes), Text(row.state, style=colour))
+        style = "red" if row.state.startswith(("killed", "ended")) else _STYLES.get(row.state, "yellow")
+        table.add_row(row.name, str(row.pid), row.address, " ".join(row.vnodes), Text(row.state, style=style))
     return table
 
 
@@ -111,4 +113,6 @@ def _track(name: str, track: Track) -> RenderableType:
 
 
 def _moments(board: Board) -> RenderableType:
-    return Text("\n".join(line(moment) for moment in board.moments[-_MOMENTS:]), style="dim", overflow="ellipsis")
+    return Text(
+        "\n".join(line(moment) for moment in board.moments[-_MOMENTS:]), style="dim", no_wrap=True, overflow="ellipsis"
+    )

@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 import pytest
 
 from pnode.config import keys
+from tests.seaweed import S3Endpoint
 
 # Everything under test is in other processes, which a busy machine may hold up for long.
 pytestmark = pytest.mark.timeout(420)
@@ -21,21 +24,25 @@ pytestmark = pytest.mark.timeout(420)
 CLEAN = {name: value for name, value in os.environ.items() if name not in {key.env for key in keys()}}
 
 
-def devnet(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
+def devnet(
+    tmp_path: Path, *overrides: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[str]:
     """Start a devnet in a folder of the test's."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "pnode", "role=devnet", f"devnet.folder={tmp_path}", *overrides],
         cwd=tmp_path,
-        env=CLEAN,
+        env={**CLEAN, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def complete(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], str]:
+def complete(
+    tmp_path: Path, *overrides: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, Any], str]:
     """Run a devnet to its end; returns its last line, and what it told on stderr."""
-    with devnet(tmp_path, *overrides) as process:
+    with devnet(tmp_path, *overrides, environment=environment) as process:
         out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert_nobody_is_left(tmp_path)
@@ -79,10 +86,17 @@ def test_stages_one_and_three_on_one_node_with_other_microbatches(tmp_path: Path
     assert "stage1 on node-1, stage2 on node-2, stage3 on node-1" in err
 
 
-def test_two_of_three_nodes_are_killed_and_one_carries_all(tmp_path: Path) -> None:
-    line, _ = complete(tmp_path, *SHORT, "devnet.kills=2", "job.microbatches=1")
+def test_two_of_three_nodes_are_killed_and_s3_brings_the_third_back(tmp_path: Path, s3_endpoint: S3Endpoint) -> None:
+    """All that the last one has of the others lies in the bucket."""
+    environment = s3_endpoint.environ() | {
+        "S3_BUCKET": s3_endpoint.bucket,
+        "PNODE_STORE_S3_ENDPOINT": s3_endpoint.url,
+        "PNODE_STORE_S3_REGION": "us-east-1",
+    }
+    line, _ = complete(tmp_path, *SHORT, "devnet.kills=2", "job.microbatches=1", environment=environment)
     assert line["bitwise_equal"] is True
     assert line["kills"] == 2
+    assert not (Path(line["folder"]) / "store").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
