@@ -177,7 +177,7 @@ def test_a_run_that_never_serves_ends_with_the_reason(spec: orchestrator_pb2.Run
     network._status = lambda: status  # type: ignore[method-assign, assignment, unused-ignore]  # one method of the fake fails
     heard: list[events.Event] = []
     with (
-        driver(network, spec, heard, patience_s=0.05) as driving,
+        driver(network, spec, heard, patience_s=3.0) as driving,
         pytest.raises(Unavailable, match="no node has joined"),
     ):
         driving.train()
