@@ -20,6 +20,7 @@ demo: .venv/installed ## The main job: three PNodes train a model, one is killed
 # Files stay whole, for their fixtures are dear, and in order, for the longest are not the last. A test's own limit cannot
 # end what hangs in C; after twice that, the whole run ends with all threads' stacks.
 test: lint ## Lint, types and all tests but the slow ones
+	@$(PY) -c "import samebits; samebits.warm()"  # once, or every worker of a cold cache would compile it all
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" \
 		-o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true $(ARGS)
 

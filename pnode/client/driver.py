@@ -234,12 +234,13 @@ class Driver:
                 if found.state == orchestrator_pb2.RUN_STATE_RUNNING:
                     return found
                 why = found.message
-            if self._deadline.passed:
-                late = Unavailable(f"the run did not serve for {self._settings.patience_s:g} s: {why}")
-                raise found if isinstance(found, PNodeError) else late
+            # Told before patience is judged: whoever watches learns why, even where the first answer came too late.
             if why != told:
                 told = why
                 self._tell(events.Waiting(why))
+            if self._deadline.passed:
+                late = Unavailable(f"the run did not serve for {self._settings.patience_s:g} s: {why}")
+                raise found if isinstance(found, PNodeError) else late
             if self._closing.wait(backoff.next_s(found if isinstance(found, PNodeError) else None)):
                 raise Unavailable("the driver was closed")
 
