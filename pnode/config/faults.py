@@ -50,6 +50,7 @@ def sentence(error: ValidationError, source: Source) -> str:
 
 def _words(fault: ErrorDetails) -> str:
     got, context = shown(fault["input"]), fault.get("ctx", {})
+    number = str(fault["input"])[:60]
     match fault["type"]:
         case "value_error":
             return str(context["error"])
@@ -60,13 +61,13 @@ def _words(fault: ErrorDetails) -> str:
         case "literal_error":
             return f"expected {str(context['expected']).replace(chr(39), '')}, got {got}"
         case "greater_than_equal":
-            return f"expected at least {context['ge']}, got {got}"
+            return f"expected at least {context['ge']}, got {number}"
         case "greater_than":
-            return f"expected more than {context['gt']}, got {got}"
+            return f"expected more than {context['gt']}, got {number}"
         case "less_than_equal":
-            return f"expected at most {context['le']}, got {got}"
+            return f"expected at most {context['le']}, got {number}"
         case "less_than":
-            return f"expected less than {context['lt']}, got {got}"
+            return f"expected less than {context['lt']}, got {number}"
         case "string_too_short":
             return "expected text, got nothing"
         case _:
