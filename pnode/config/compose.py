@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -61,14 +60,22 @@ def _from_override(text: str) -> Setting:
     if "=" not in text.lstrip("+") or text.startswith("~"):
         raise ConfigError(f"{shown(text)}: expected key=value")
     key, _, raw = text.lstrip("+").partition("=")
+    return Setting(key, None if raw == "null" else _unquoted(raw), source)
+
+
+def _unquoted(raw: str) -> str:
+    """Text as it stands, but for what somebody put in quotes as Hydra's grammar has them.
+
+    Keys hold single values and their types read text, so lists, sweeps and functions of that grammar mean nothing.
+    """
+    if raw[:1] not in ("'", '"'):
+        return raw
     try:
-        parsed = OverridesParser.create().parse_override(f"{key}={raw}")
-        value = parsed.value()
-        plain = parsed.type is OverrideType.CHANGE and not parsed.is_sweep_override()
+        override = OverridesParser.create().parse_override(f"key={raw}")
     except HydraException:
-        plain = False
-    # Keys hold single values, so what Hydra's grammar takes for a sweep or cannot read at all is just text.
-    return Setting(key, value if plain else raw, source)
+        return raw
+    value = override.value()
+    return value if isinstance(value, str) else raw
 
 
 def _from_file(file: str) -> list[Setting]:
