@@ -71,8 +71,9 @@ def test_an_x86_without_fused_multiply_add_is_refused() -> None:
 
 
 def test_every_source_shapes_the_name_of_the_cache(tmp_path: Path) -> None:
-    copies = [tmp_path / path.name for path in _cache.source_files()]
+    copies = [tmp_path / path.relative_to(PACKAGE) for path in _cache.source_files()]
     for source, copy in zip(_cache.source_files(), copies, strict=True):
+        copy.parent.mkdir(exist_ok=True)
         shutil.copy(source, copy)
     before = _cache.fingerprint(copies)
     assert before == _cache.fingerprint(_cache.source_files())

@@ -1,4 +1,4 @@
-"""SGD and AdamW equal their plain loops bit for bit over several steps, with schedules, and behave as torch's do."""
+"""SGD, Adam and AdamW equal their plain loops bit for bit over several steps and rates, and behave as torch's do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import assert_same_bits, flavours, floats, seeds
-from samebits.optim import SGD, AdamW, power
+from samebits.optim import SGD, Adam, AdamW, power
 from samebits.reference import optim as reference
 from samebits.reference.scalar import F32
 
@@ -46,24 +46,32 @@ def test_sgd(shape: tuple[int, ...], lr: float, momentum: float, decay: float, s
         assert_same_bits(p, expected)
 
 
+@pytest.mark.parametrize(("kind", "dumb"), [(Adam, reference.adam), (AdamW, reference.adamw)])
 @given(SHAPES, RATES, st.sampled_from([(0.9, 0.999), (0.0, 0.5), (0.9, 0.0)]), RATES, seeds(), flavours())
 @FEW
 @QUIET
-def test_adamw(
-    shape: tuple[int, ...], lr: float, betas: tuple[float, float], decay: float, seed: int, flavour: str
+def test_adam_and_adamw(
+    kind: Any,
+    dumb: Any,
+    shape: tuple[int, ...],
+    lr: float,
+    betas: tuple[float, float],
+    decay: float,
+    seed: int,
+    flavour: str,
 ) -> None:
     p, eps = parameter(seed, flavour, shape), 1e-8
     zero = F32(0.0)
     start: Any = p.detach().numpy()
     expected = {index: reference.Adam(start[index], zero, zero) for index in np.ndindex(shape)}
-    optimizer = AdamW([p], lr=lr, betas=betas, eps=eps, weight_decay=decay)
+    optimizer = kind([p], lr=lr, betas=betas, eps=eps, weight_decay=decay)
     for step in range(1, STEPS + 1):
         rate = optimizer.param_groups[0]["lr"] = lr / step
         p.grad = parameter(seed + step, flavour, shape).detach()
         optimizer.step()
         gradient: Any = p.grad.numpy()
         for index, old in expected.items():
-            expected[index] = reference.adamw(old, gradient[index], step, rate, betas, eps, decay)
+            expected[index] = dumb(old, gradient[index], step, rate, betas, eps, decay)
     state = optimizer.state[p]
     for position, tensor in enumerate((p, state["exp_avg"], state["exp_avg_sq"])):
         values = np.empty(shape, np.float32)
@@ -82,7 +90,7 @@ def test_power(base: float, exponent: int) -> None:
     assert power(base, 3) == base * base * base
 
 
-@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
 def test_threads_change_nothing(kind: Any, shared_out: None) -> None:
     results = []
     for threads in (1, 2):
@@ -96,7 +104,7 @@ def test_threads_change_nothing(kind: Any, shared_out: None) -> None:
     assert_same_bits(*results)
 
 
-@pytest.mark.parametrize(("kind", "more"), [(SGD, {"momentum": 0.9}), (AdamW, {})])
+@pytest.mark.parametrize(("kind", "more"), [(SGD, {"momentum": 0.9}), (Adam, {}), (AdamW, {})])
 def test_state_dict_goes_on_with_the_same_bits(kind: Any, more: dict[str, float]) -> None:
     def run(steps: int, p: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(steps):
@@ -116,7 +124,8 @@ def test_state_dict_goes_on_with_the_same_bits(kind: Any, more: dict[str, float]
 
 
 @pytest.mark.parametrize(
-    ("kind", "plain", "more"), [(SGD, torch.optim.SGD, {"momentum": 0.9}), (AdamW, torch.optim.AdamW, {})]
+    ("kind", "plain", "more"),
+    [(SGD, torch.optim.SGD, {"momentum": 0.9}), (Adam, torch.optim.Adam, {}), (AdamW, torch.optim.AdamW, {})],
 )
 def test_it_is_the_same_algorithm_as_torch_s(kind: Any, plain: Any, more: dict[str, float]) -> None:
     ours, exact = parameter(1, "plain", (50,)), parameter(1, "plain", (50,)).detach().double().requires_grad_()
