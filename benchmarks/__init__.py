@@ -1,0 +1,1 @@
+"""What the parts cost, measured; run from the source tree, and no part of the installed package."""
