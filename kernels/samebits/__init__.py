@@ -9,8 +9,10 @@ from samebits._warm import warm
 from samebits.attention import attention, multihead_attention
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
+from samebits.dropout import dropout
 from samebits.elementary import cos, erf, exp, log, rsqrt, sin, tanh
 from samebits.elementwise import add, gelu, relu
+from samebits.embedding import embedding
 from samebits.fork import fork
 from samebits.layer_norm import layer_norm
 from samebits.matmul import linear, matmul
@@ -29,6 +31,8 @@ __all__ = [
     "cos",
     "cross_entropy",
     "digest",
+    "dropout",
+    "embedding",
     "erf",
     "exp",
     "fork",

@@ -30,7 +30,8 @@ _single: Any = np.float32
 _M0, _M1, _W0, _W1 = _word(0xD2511F53), _word(0xCD9E8D57), _word(0x9E3779B9), _word(0xBB67AE85)
 _LOW, _HALF, _NINE, _ONE = _word(0xFFFFFFFF), _word(32), _word(9), _word(1)
 _ULP, _MINUS_TWO, _TWO_PI = _single(5.9604644775390625e-08), _single(-2.0), _single(6.283185307179586)
-_ROUNDS, _LANES, _WORDS, _KEYS = 10, 4, 1 << 32, 1 << 64
+_ROUNDS, _LANES = 10, 4
+WORDS, KEYS = 1 << 32, 1 << 64  # the bounds of steps and samples, and of seeds and sites
 
 
 @inlined()
@@ -109,9 +110,9 @@ def _filled(
     made = torch.empty(tuple(shape), dtype=torch.float32)
     samples = made.shape[0] if made.dim() else 1
     count = made[0].numel() if made.dim() and samples else 1
-    for name, number, bound in (("seed", seed, _KEYS), ("site", site, _KEYS), ("step", step, _WORDS)):
+    for name, number, bound in (("seed", seed, KEYS), ("site", site, KEYS), ("step", step, WORDS)):
         require(0 <= number < bound, operator, f"{name} must be at least 0 and below {bound}, not {number}")
-    fits = first_sample >= 0 and first_sample + samples <= _WORDS
+    fits = first_sample >= 0 and first_sample + samples <= WORDS
     require(fits, operator, f"{samples} samples from {first_sample} on are not all in 0..2**32-1")
     key = np.uint64(seed ^ site)
     split(compiled, samples, count, made.data_ptr(), count, key, np.uint64(step), np.uint64(first_sample), *numbers)
