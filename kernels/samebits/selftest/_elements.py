@@ -1,0 +1,52 @@
+"""Cases of the operators that treat every element alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from samebits import elementary, elementwise
+from samebits.fork import fork
+from samebits.selftest._registry import both, covers
+from samebits.selftest._values import Values
+
+UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "cos": elementary.cos,
+    "erf": elementary.erf,
+    "exp": elementary.exp,
+    "gelu": elementwise.gelu,
+    "log": elementary.log,
+    "relu": elementwise.relu,
+    "rsqrt": elementary.rsqrt,
+    "sin": elementary.sin,
+    "tanh": elementary.tanh,
+}
+BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": elementwise.add}
+
+
+def _unary(values: Values, function: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """Ordinary numbers, enough for two threads; any bits; special ones, as an odd number of columns in memory."""
+    yield from both(values, function, values(257, 67, lowest=-16, binades=32))
+    yield from both(values, function, values.any_bits(1021))
+    yield from both(values, function, values.strewn(31, 3).mT)
+    yield from both(values, function, values(0, 3))
+
+
+def _binary(values: Values, function: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    yield from both(values, function, values(127, 131), values(127, 131))
+    yield from both(values, function, values.any_bits(1021), values.any_bits(1021))
+    yield from both(values, function, values.strewn(31, 3).mT, values.strewn(3, 31))
+
+
+for _name, _function in UNARY.items():
+    covers(_name)(lambda values, function=_function: _unary(values, function))  # type: ignore[misc]
+for _name, _pair in BINARY.items():
+    covers(_name)(lambda values, function=_pair: _binary(values, function))  # type: ignore[misc]
+
+
+@covers("fork")
+def _fork(values: Values) -> Iterator[Tensor]:
+    x = values(31, 7).requires_grad_()
+    yield from torch.autograd.grad(fork(x, 3), x, [values.strewn(31, 7) for _ in range(3)])
