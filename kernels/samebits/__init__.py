@@ -7,6 +7,7 @@ from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
 from samebits.attention import attention, multihead_attention
+from samebits.bfloat16 import to_bfloat16, to_float32
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
 from samebits.dropout import dropout
@@ -54,5 +55,7 @@ __all__ = [
     "sin",
     "softmax",
     "tanh",
+    "to_bfloat16",
+    "to_float32",
     "warm",
 ]

@@ -53,17 +53,18 @@ def from_bits64(context: Any, x: Any) -> Any:
     return types.float64(types.int64), lambda ctx, b, sig, args: b.bitcast(args[0], F64)
 
 
-def _element(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+def element(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    """The place of pointer[index] among elements of an LLVM kind."""
     return builder.gep(builder.inttoptr(pointer, ir.PointerType(kind)), [index])
 
 
 def _load(kind: Any) -> Any:
-    return lambda ctx, b, sig, args: b.load(_element(b, args[0], args[1], kind))
+    return lambda ctx, b, sig, args: b.load(element(b, args[0], args[1], kind))
 
 
 def _store(kind: Any) -> Any:
     def generate(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        b.store(args[2], _element(b, args[0], args[1], kind))
+        b.store(args[2], element(b, args[0], args[1], kind))
         return ctx.get_dummy_value()
 
     return generate

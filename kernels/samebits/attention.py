@@ -18,6 +18,7 @@ from samebits._check import require, require_tensor, size
 from samebits._compile import Kernel
 from samebits._gemm import gemm, panel_product
 from samebits._split import differentiable
+from samebits._storage import stored
 from samebits._threads import run, scratch, shares
 from samebits.matmul import linear
 
@@ -85,6 +86,7 @@ class _Attention(torch.autograd.Function):
         return *made, None
 
 
+@stored("q", "k", "v")
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q @ k.T / sqrt(D)) @ v for float32 q [B, H, T, D], k and v [B, H, S, D]; the result is [B, H, T, D].
 
@@ -171,6 +173,7 @@ def _check_multihead(x: Tensor, tensors: dict[str, tuple[Tensor, tuple[int, ...]
     require(whole, "multihead_attention", f"{features} features cannot be cut into {num_heads} heads")
 
 
+@stored("x", parameters=("qkv_weight", "qkv_bias", "out_weight", "out_bias"))
 def multihead_attention(
     x: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, out_bias: Tensor, num_heads: int,
     causal: bool = False,

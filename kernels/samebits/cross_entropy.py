@@ -15,6 +15,7 @@ from samebits._compile import kernel
 from samebits._elementary import exp32, log32
 from samebits._intrinsics import load32, load_i64, store32
 from samebits._split import split, split_rows
+from samebits._storage import stored
 from samebits._vectors import LANES
 
 ZERO: Any = np.float32(0.0)
@@ -118,6 +119,7 @@ def _check(logits: Tensor, target: Tensor, reduction: str, count: int | None) ->
     require(valid, "cross_entropy", f"count must be a positive int, not {count!r}")
 
 
+@stored("logits", keeps_float32=True)
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean", count: int | None = None) -> Tensor:
     """The loss of logits [B, C] for target classes [B] (int64): 0-dimensional, or [B] with reduction "none".
 

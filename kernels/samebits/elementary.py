@@ -14,6 +14,7 @@ from samebits._compile import kernel
 from samebits._elementary import erf32, exp32, log32, rsqrt32, tanh32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply
+from samebits._storage import stored
 
 ONE, MINUS_HALF = np.float32(1.0), np.float32(-0.5)
 TWO_OVER_ROOT_PI = np.float32(1.1283791670955126)
@@ -121,36 +122,43 @@ SIN = Map("sin", _sin, _sin_backward)
 COS = Map("cos", _cos, _cos_backward)
 
 
+@stored("x")
 def exp(x: Tensor) -> Tensor:
     """e**x. Gradient: grad * y."""
     return apply(EXP, x)
 
 
+@stored("x")
 def log(x: Tensor) -> Tensor:
     """The natural logarithm; -inf at 0 of either sign, NaN below. Gradient: grad / x."""
     return apply(LOG, x)
 
 
+@stored("x")
 def erf(x: Tensor) -> Tensor:
     """The error function. Gradient: grad * (exp(-(x * x)) * binary32(2/sqrt(pi)))."""
     return apply(ERF, x)
 
 
+@stored("x")
 def tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent. Gradient: grad * fma(-y, y, 1)."""
     return apply(TANH, x)
 
 
+@stored("x")
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x); +-inf at +-0, NaN below. Gradient: grad * (((y * y) * y) * -0.5)."""
     return apply(RSQRT, x)
 
 
+@stored("x")
 def sin(x: Tensor) -> Tensor:
     """The sine; NaN for infinities. Gradient: grad * cos(x)."""
     return apply(SIN, x)
 
 
+@stored("x")
 def cos(x: Tensor) -> Tensor:
     """The cosine; NaN for infinities. Gradient: grad * -sin(x)."""
     return apply(COS, x)

@@ -19,6 +19,7 @@ from samebits._elementary import erf32, exp32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply, mapped
 from samebits._split import differentiable
+from samebits._storage import stored
 
 ZERO, HALF, MINUS_HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(-0.5), np.float32(1.0)
 ROOT_HALF = np.float32(0.7071067811865476)
@@ -76,11 +77,13 @@ RELU = Map("relu", _relu, _relu_backward, keeps_result=True)
 GELU = Map("gelu", _gelu, _gelu_backward)
 
 
+@stored("x")
 def relu(x: Tensor) -> Tensor:
     """x where x > 0 or x is NaN, else +0. Gradient: grad where x > 0 or x is NaN, else +0."""
     return apply(RELU, x)
 
 
+@stored("x")
 def gelu(x: Tensor) -> Tensor:
     """x * c, the Gaussian error linear unit in its erf form.
 
@@ -101,6 +104,7 @@ class _Add(torch.autograd.Function):
         return grad, grad
 
 
+@stored("a", "b")
 def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b for tensors of one shape; nothing is broadcast. Both gradients are grad."""
     require_tensor("add", "a", a)

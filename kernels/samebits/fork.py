@@ -12,6 +12,7 @@ from samebits._check import require, require_tensor
 from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
 from samebits._split import split
+from samebits.bfloat16 import rounded, stored_dtype, widened
 
 
 @kernel("void(intp, intp, intp, intp)")
@@ -33,21 +34,23 @@ class _Fork(torch.autograd.Function):
         present = [grad.contiguous() for grad in grads if grad is not None]
         if not present:
             return None, None
-        total = torch.zeros(present[0].shape, dtype=torch.float32)
+        total, is_narrow = torch.zeros(present[0].shape, dtype=torch.float32), present[0].dtype is torch.bfloat16
         for grad in present:
-            split(_add, total.numel(), 1, total.data_ptr(), grad.data_ptr())
-        return total, None
+            wide = widened(grad) if is_narrow else grad
+            split(_add, total.numel(), 1, total.data_ptr(), wide.data_ptr())
+        return rounded(total) if is_narrow else total, None
 
 
 def fork(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """n tensors equal to float32 x, one for each consumer (a residual; several projections of one input).
+    """n tensors equal to float32 or bfloat16 x, one for each consumer (a residual; several projections of one input).
 
     Backward: grad_x = ((+0 + g[0]) + g[1]) + ..., consumers ascending, which autograd's own summing does not promise.
-    A consumer whose gradient nobody computes is absent. The results share x's memory: do not change them in place.
+    The sum is in binary32; of bfloat16 x it is rounded once. A consumer whose gradient nobody computes is absent. The
+    results share x's memory: do not change them in place.
 
-    TypeError: x is no float32 tensor, or n no int; ValueError: n < 1; RuntimeError: not in the CPU's memory.
+    TypeError: x is neither, or n no int; ValueError: n < 1; RuntimeError: not in the CPU's memory.
     """
-    require_tensor("fork", "x", x)
+    require_tensor("fork", "x", x, stored_dtype(x))
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"fork: n must be an int, not {type(n).__name__}")
     require(n >= 1, "fork", f"n must be at least 1, not {n}")

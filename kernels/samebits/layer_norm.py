@@ -18,6 +18,7 @@ from samebits._gemm import pack_columns
 from samebits._intrinsics import fma32, load32, store32
 from samebits._product import add_rows
 from samebits._split import split, split_rows
+from samebits._storage import stored
 from samebits._vectors import LANES
 
 ONE = np.float32(1.0)
@@ -144,6 +145,7 @@ def _continue_weight(to_weight: Gradient, grad: Tensor, x: Tensor, statistics: T
     split(_backward_weight, n, rows, *pointers, rows, n)
 
 
+@stored("x", parameters=("weight", "bias"))
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise x [..., n] over its last axis, then scale by weight [n] and shift by bias [n].
 

@@ -11,6 +11,7 @@ from samebits._accumulate import gradient_of, refuse_second_derivative
 from samebits._check import require_tensor, size
 from samebits._product import add_rows, multiply
 from samebits._split import differentiable
+from samebits._storage import stored
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -51,6 +52,7 @@ class _MatMul(torch.autograd.Function):
         return grad_a, grad_b
 
 
+@stored("a", "b")
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b for float32 a [..., m, k] and b [..., k, n], whose batch dimensions equal those of a or are absent.
 
@@ -102,6 +104,7 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
+@stored("x", parameters=("weight", "bias"))
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias for float32 x [..., in], weight [out, in], bias [out]; the result is [..., out].
 

@@ -14,6 +14,7 @@ from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
 from samebits._split import split
+from samebits._storage import stored
 
 ZERO = np.float32(0.0)
 
@@ -62,6 +63,7 @@ class _MeanPool(torch.autograd.Function):
         return dx
 
 
+@stored("x")
 def mean_pool(x: Tensor) -> Tensor:
     """The mean of x [B, T, F] over T, [B, F]: ascending sum from +0, then * binary32(1/T). NaN if T is 0.
 

@@ -15,6 +15,7 @@ from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
 from samebits._product import add_rows
 from samebits._split import split
+from samebits._storage import stored
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)")
@@ -44,6 +45,7 @@ class _PositionEmbedding(torch.autograd.Function):
         return grad, to_weight.returned
 
 
+@stored("x", parameters=("weight",))
 def position_embedding(x: Tensor, weight: Tensor) -> Tensor:
     """x [B, T, F] + weight [T, F], the same for every b.
 

@@ -14,6 +14,7 @@ from samebits._compile import kernel, routine
 from samebits._elementary import exp32
 from samebits._intrinsics import load32, store32
 from samebits._split import differentiable, split_rows
+from samebits._storage import stored
 from samebits._vectors import LANES
 
 SCRATCH_FLOATS = 2 * PANEL_FLOATS + LANES
@@ -80,6 +81,7 @@ class _Softmax(torch.autograd.Function):
         return dx
 
 
+@stored("x")
 def softmax(x: Tensor) -> Tensor:
     """e / s over the last axis of x [..., n]: m = max, e = exp(x - m), s = ascending sum of e from +0.
 
