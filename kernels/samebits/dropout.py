@@ -13,6 +13,7 @@ from samebits._check import require, require_tensor
 from samebits._compile import inlined, kernel, u64
 from samebits._intrinsics import load32, store32
 from samebits._split import differentiable, split
+from samebits._storage import stored
 from samebits.random import KEYS, WORDS, philox, unit
 
 ZERO = np.float32(0.0)
@@ -70,6 +71,7 @@ class _Dropout(torch.autograd.Function):
         return ctx.place.apply(grad), None
 
 
+@stored("x")
 def dropout(
     x: Tensor, p: float = 0.5, *, seed: int, site: int, step: int, sample: int = 0, training: bool = True
 ) -> Tensor:

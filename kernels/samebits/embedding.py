@@ -13,6 +13,7 @@ from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
 from samebits._intrinsics import load32, load_i64, store32
 from samebits._split import differentiable, split
+from samebits._storage import stored
 
 NO_PADDING = -1
 INDEX_TYPES = (torch.int64, torch.int32)
@@ -83,6 +84,7 @@ def _checked_padding(padding_idx: int | None, rows: int) -> int:
     return padding_idx % rows
 
 
+@stored("weight")
 def embedding(indices: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """weight[indices] for indices [...] (int64 or int32) and float32 weight [V, F]; the result is [..., F].
 
