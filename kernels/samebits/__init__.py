@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samebits import optim, random
+from samebits import nn, optim, random
 from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
@@ -45,6 +45,7 @@ __all__ = [
     "matmul",
     "mean_pool",
     "multihead_attention",
+    "nn",
     "optim",
     "position_embedding",
     "random",

@@ -26,6 +26,7 @@ WRITTEN = {
         from_numpy int16 int32 int64 int8 is_grad_enabled isnan no_grad optim strided tensor uint8 zeros""",
 }
 ALLOWED = {module: set(names.split()) for module, names in WRITTEN.items()}
+LAYERS = {"Module", "Parameter", "Sequential"}  # of torch.nn: what holds parameters and computes nothing
 BUILTINS = {"sum", "pow", "divmod"}
 MODULES = {"cmath", "random", "scipy", "statistics", "mpmath", "secrets"}
 ALIASES = {"numpy": "np", "math": "math", "torch": "torch"}
@@ -68,7 +69,8 @@ def imports(node: ast.AST, line: int) -> Iterator[str]:
         guarded = node.module in ALIASES and any(
             name.name not in ALLOWED[ALIASES[node.module]] and not name.name[0].isupper() for name in node.names
         )
-        if top in MODULES or guarded:
+        layers = node.module.startswith("torch.nn") and any(name.name not in LAYERS for name in node.names)
+        if top in MODULES or guarded or layers:
             yield f"{line}: from {node.module} import"
 
 
@@ -79,7 +81,9 @@ def test_only_what_is_the_same_everywhere(path: Path) -> None:
 
 BAD = """y = x ** 2; y = 2 ** x; y **= 2; y = 10.0 ** -3; sum(xs); pow(x, 2); math.exp(x); math.fsum(xs); np.exp(x)
 np.sum(x); np.random.rand(); torch.exp(x); torch.rand(2); torch.matmul(a, b); import random; import numpy as n
-from math import exp; from random import gauss; import math as m; import scipy.special; from numpy import random"""
+from math import exp; from random import gauss; from torch.nn import Linear
+from torch.nn.functional import relu; torch.nn.functional.relu(x)
+import math as m; import scipy.special; from numpy import random"""
 GOOD = ["y = 2.0 ** -24", "y = 2 ** 10", "math.sqrt(x)", "import math", "np.float32(1)", "from torch import Tensor"]
 
 

@@ -1,0 +1,34 @@
+"""Modules over samebits' operators, with torch's names of classes, parameters and shapes.
+
+State dicts interchange with torch's where torch has a module of the name. Nothing here draws from torch's generator:
+drawn parameters are NaN until `init_(model, seed)` or load_state_dict.
+"""
+
+from samebits.nn.activations import GELU, Flatten, Identity, ReLU, Softmax, Tanh
+from samebits.nn.attention import MultiheadAttention
+from samebits.nn.containers import Residual, Sequential
+from samebits.nn.dropout import Dropout
+from samebits.nn.linear import Embedding, Linear
+from samebits.nn.norms import LayerNorm
+from samebits.nn.placing import init_, place_
+from samebits.nn.transformer import MLP, TransformerEncoderLayer
+
+__all__ = [
+    "GELU",
+    "MLP",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Identity",
+    "LayerNorm",
+    "Linear",
+    "MultiheadAttention",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "Softmax",
+    "Tanh",
+    "TransformerEncoderLayer",
+    "init_",
+    "place_",
+]
