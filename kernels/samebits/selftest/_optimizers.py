@@ -38,3 +38,30 @@ def _sgd(values: Values) -> Iterator[Tensor]:
 @covers("optim.AdamW")
 def _adamw(values: Values) -> Iterator[Tensor]:
     yield from steps(values, lambda ps: optim.AdamW(ps, lr=0.002, weight_decay=0.05))
+
+
+@covers("optim.Adam")
+def _adam(values: Values) -> Iterator[Tensor]:
+    yield from steps(values, lambda ps: optim.Adam(ps, lr=0.01))
+    yield from steps(values, lambda ps: optim.Adam(ps, lr=0.002, weight_decay=0.05))
+
+
+@covers("optim.clip_grad_norm_")
+def _clip_grad_norm(values: Values) -> Iterator[Tensor]:
+    parameters = [values(17, 19), values(16411), values(1)]
+    for max_norm in (0.25, 1e6):
+        for p in parameters:
+            p.grad = values(*p.shape)
+        yield optim.clip_grad_norm_(parameters, max_norm)
+        yield from (p.grad for p in parameters if p.grad is not None)
+
+
+@covers("optim.set_lr")
+def _set_lr(values: Values) -> Iterator[Tensor]:
+    del values
+    decays = (optim.Cosine(7, end=0.1), optim.Polynomial(7, 2.5), optim.Step(2, 0.3), optim.MultiStep((2, 3), 0.3))
+    optimizer = optim.SGD([torch.zeros(1)], lr=0.1)
+    for decay in decays:
+        for step in range(9):
+            optim.set_lr(optimizer, optim.WarmUp(3, decay), step)
+            yield torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
