@@ -1,0 +1,104 @@
+"""Every public operator: inputs for it and how it is called. What all must hold is tested over this one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import samebits
+import torch
+from kernels_bits import floats
+from torch import Tensor
+
+Call = Callable[..., Tensor]
+NO_OPERATORS = {"canary", "canonical_", "digest", "get_num_threads", "set_num_threads", "warm", "convert"}
+NO_OPERATORS |= {"to_float32"}  # takes bfloat16; test_kernels_bfloat16.py
+SHARED = "matmul with one b for all batches"  # an entry's key beside the operator's name
+
+
+class Entry(NamedTuple):
+    """An operator: its batch inputs, whose first axis has a size to be drawn, then its parameters."""
+
+    operator: str
+    call: Call
+    batch: tuple[tuple[int, ...], ...]
+    """Shapes of a row of each batch input; a shape (-n,) is one int64 below n for each row."""
+    parameters: tuple[tuple[int, ...], ...] = ()
+    rows_are_free: bool = True
+    """Whether row i of the result depends on row i of the batch inputs alone."""
+    takes_any_shape: bool = False
+    bfloat16: str = "mixed"
+    """mixed: parameters in float32 or bfloat16; alike: all of them in bfloat16; no: it takes none."""
+
+    def inputs(self, seed: int, flavour: str, rows: int) -> list[Tensor]:
+        """Fresh inputs; floats are leaves that require gradients."""
+        made = [_drawn(seed + i, flavour, rows, shape) for i, shape in enumerate(self.batch)]
+        made += [_drawn(seed + 50 + i, flavour, None, shape) for i, shape in enumerate(self.parameters)]
+        return [x.requires_grad_() if x.is_floating_point() else x for x in made]
+
+    def both(self, inputs: list[Tensor], seed: int) -> list[Tensor]:
+        """The result, and the gradients of the inputs, of which each began at +0."""
+        out = self.call(*inputs)
+        grad = upstream(out, seed)
+        leaves = [x for x in inputs if x.requires_grad]
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def upstream(out: Tensor, seed: int) -> Tensor:
+    """A gradient for a result."""
+    return torch.from_numpy(floats(seed + 99, "plain", *out.shape)).to(out.dtype)
+
+
+def _drawn(seed: int, flavour: str, rows: int | None, shape: tuple[int, ...]) -> Tensor:
+    head = () if rows is None else (rows,)
+    if shape and shape[0] < 0:
+        classes = np.random.Generator(np.random.PCG64(seed)).integers(0, -shape[0], head + shape[1:])
+        return torch.from_numpy(classes)
+    return torch.from_numpy(floats(seed, flavour, *head, *shape))
+
+
+def _elementwise(name: str, inputs: int = 1) -> Entry:
+    return Entry(name, getattr(samebits, name), ((19,),) * inputs, takes_any_shape=inputs == 1)
+
+
+ENTRIES: dict[str, Entry] = {
+    name: _elementwise(name) for name in ("relu", "gelu", "exp", "log", "erf", "tanh", "rsqrt", "sin", "cos")
+}
+ENTRIES["add"] = _elementwise("add", 2)
+ENTRIES |= {
+    "matmul": Entry("matmul", samebits.matmul, ((3, 7), (7, 5)), bfloat16="alike"),
+    SHARED: Entry("matmul", samebits.matmul, ((3, 7),), ((7, 5),), bfloat16="alike"),
+    "linear": Entry("linear", samebits.linear, ((9,),), ((5, 9), (5,))),
+    "softmax": Entry("softmax", samebits.softmax, ((21,),), takes_any_shape=True),
+    "layer_norm": Entry("layer_norm", lambda x, w, b: samebits.layer_norm(x, w, b, 1e-5), ((21,),), ((21,), (21,))),
+    "attention": Entry("attention", samebits.attention, ((2, 9, 4),) * 3),
+    "causal attention": Entry("attention", lambda q, k, v: samebits.attention(q, k, v, True), ((2, 9, 4),) * 3),
+    "multihead_attention": Entry(
+        "multihead_attention", lambda *x: samebits.multihead_attention(*x, num_heads=2), ((5, 6),), ((18, 6), (18,), (6, 6), (6,))
+    ),
+    "mean_pool": Entry("mean_pool", samebits.mean_pool, ((3, 7),)),
+    "position_embedding": Entry("position_embedding", samebits.position_embedding, ((3, 7),), ((3, 7),)),
+    "embedding": Entry("embedding", samebits.embedding, ((-4, 3),), ((4, 5),), bfloat16="alike"),
+    "dropout": Entry(
+        "dropout", lambda x: samebits.dropout(x, 0.3, seed=1, site=2, step=3), ((21,),),
+        rows_are_free=False, takes_any_shape=True,
+    ),
+    "cross_entropy": Entry(
+        "cross_entropy", lambda x, t: samebits.cross_entropy(x, t, reduction="none"), ((11,), (-11,))
+    ),
+    "mean of cross_entropy": Entry(
+        "cross_entropy", lambda x, t: samebits.cross_entropy(x, t, count=40), ((11,), (-11,)), rows_are_free=False
+    ),
+    "row_sum": Entry("row_sum", lambda x: samebits.row_sum(x, 0.5), ((),), rows_are_free=False, bfloat16="no"),
+    "fork": Entry(
+        "fork", lambda x: samebits.add(*samebits.fork(x, 2)), ((19,),), takes_any_shape=True, bfloat16="no"
+    ),
+    "to_bfloat16": Entry("to_bfloat16", samebits.to_bfloat16, ((19,),), takes_any_shape=True, bfloat16="no"),
+}  # fmt: skip
+
+
+def public_operators() -> set[str]:
+    """The public functions that compute results."""
+    named = {name for name in samebits.__all__ if callable(getattr(samebits, name))}
+    return named - NO_OPERATORS
