@@ -6,7 +6,7 @@ from samebits import nn, optim, random
 from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
-from samebits.attention import attention, multihead_attention
+from samebits.attention import attention
 from samebits.bfloat16 import to_bfloat16, to_float32
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
@@ -18,7 +18,9 @@ from samebits.fork import fork
 from samebits.layer_norm import layer_norm
 from samebits.matmul import linear, matmul
 from samebits.mean_pool import mean_pool
+from samebits.multihead_attention import multihead_attention
 from samebits.position_embedding import position_embedding
+from samebits.rotary import rotary
 from samebits.softmax import softmax
 
 PROFILE = "samebits-1"
@@ -50,6 +52,7 @@ __all__ = [
     "position_embedding",
     "random",
     "relu",
+    "rotary",
     "row_sum",
     "rsqrt",
     "set_num_threads",

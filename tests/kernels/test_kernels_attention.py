@@ -1,9 +1,8 @@
-"""attention, multi-head attention and fork equal their plain loops bit for bit, forward and backward."""
+"""attention and fork equal their plain loops bit for bit, forward and backward."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,51 +11,93 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_bits import Floats, assert_same_bits, flavours, floats, seeds, strided
+from numpy.typing import NDArray
 from samebits.reference import attention as reference
-from samebits.reference import matmul as reference_matmul
 from samebits.reference.fork import fork_backward
 
+Seen = NDArray[np.bool_]
+Four = tuple[Floats, Floats, Floats, Floats]
 LENGTHS = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 19])
 WIDTHS = st.sampled_from([1, 2, 5, 8, 16, 17])
 FEW = settings(deadline=None, max_examples=40)
 
 
-def expected_gradients(q: Floats, k: Floats, v: Floats, g: Floats, causal: bool) -> list[Floats]:
-    grads = [np.empty(operand.shape, np.float32) for operand in (q, k, v)]
-    for i in np.ndindex(q.shape[:2]):
-        head = reference.attention_backward(q[i], k[i], v[i], g[i], causal)
-        for whole, part in zip(grads, head, strict=True):
-            whole[i] = part
-    return grads
+def expected(q: Floats, k: Floats, v: Floats, g: Floats, seen: Seen) -> list[Floats]:
+    """The output and the gradients of q, k and v; seen is [batch, heads, rows, keys]."""
+    made = [np.zeros(operand.shape, np.float32) for operand in (q, q, k, v)]
+    shared = q.shape[1] // max(1, k.shape[1])
+    for b, h in np.ndindex(q.shape[:2]):
+        i, j = (b, h), (b, h // shared)
+        made[0][i] = reference.attention(q[i], k[j], v[j], seen[i])
+        made[1][i] = reference.attention_backward(q[i], k[j], v[j], g[i], seen[i], made[2][j], made[3][j])
+    return made
 
 
-def expected_output(q: Floats, k: Floats, v: Floats, causal: bool) -> Floats:
-    out = np.empty(q.shape, np.float32)
-    for i in np.ndindex(q.shape[:2]):
-        out[i] = reference.attention(q[i], k[i], v[i], causal)
-    return out
-
-
-def check(q: Floats, k: Floats, v: Floats, g: Floats, causal: bool, layout: int = 0) -> None:
+def check(
+    q: Floats, k: Floats, v: Floats, g: Floats, causal: bool, layout: int = 0, mask: NDArray[np.bool_] | None = None
+) -> None:  # fmt: skip
     leaves = [strided(operand, layout).requires_grad_() for operand in (q, k, v)]
-    out = samebits.attention(leaves[0], leaves[1], leaves[2], causal)
-    assert_same_bits(out, expected_output(q, k, v, causal))
+    given_mask = None if mask is None else torch.from_numpy(mask)
+    out = samebits.attention(leaves[0], leaves[1], leaves[2], causal, given_mask)
+    seen = np.broadcast_to(reference.seen_by(q.shape[2], k.shape[2], causal), (*q.shape[:3], k.shape[2]))
+    dumb = expected(q, k, v, g, seen if mask is None else seen & mask)
+    assert_same_bits(out, dumb[0])
     with torch.no_grad():
-        assert_same_bits(samebits.attention(leaves[0], leaves[1], leaves[2], causal), out)
+        assert_same_bits(samebits.attention(leaves[0], leaves[1], leaves[2], causal, given_mask), out)
     grads = torch.autograd.grad(out, leaves, strided(g, layout))
-    for fast, dumb in zip(grads, expected_gradients(q, k, v, g, causal), strict=True):
-        assert_same_bits(fast, dumb)
+    for fast, slow in zip(grads, dumb[1:], strict=True):
+        assert_same_bits(fast, slow)
 
 
-@given(st.integers(0, 2), st.integers(1, 2), LENGTHS, LENGTHS, WIDTHS, st.booleans(), seeds(), flavours())
+def operands(seed: int, flavour: str, batch: int, heads: int, shared: int, rows: int, keys: int, width: int) -> Four:
+    """q, k, v and the output's gradient; `shared` query heads to a head of keys."""
+    q, g = (floats(seed + i, kind, batch, heads, rows, width) for i, kind in ((0, flavour), (3, "plain")))
+    k, v = (floats(seed + i, flavour, batch, heads // shared, keys, width) for i in (1, 2))
+    return q, k, v, g
+
+
+@given(
+    st.integers(0, 2), st.integers(1, 2), st.integers(1, 3), LENGTHS, LENGTHS, WIDTHS, st.booleans(), seeds(),
+    flavours(),
+)  # fmt: skip
 @FEW
 def test_attention(
-    batch: int, heads: int, rows: int, keys: int, width: int, causal: bool, seed: int, flavour: str
+    batch: int, groups: int, shared: int, rows: int, keys: int, width: int, causal: bool, seed: int, flavour: str
 ) -> None:
-    keys = rows if causal else keys
-    q, g = floats(seed, flavour, batch, heads, rows, width), floats(seed + 3, "plain", batch, heads, rows, width)
-    k, v = (floats(seed + i, flavour, batch, heads, keys, width) for i in (1, 2))
-    check(q, k, v, g, causal)
+    check(*operands(seed, flavour, batch, groups * shared, shared, rows, keys, width), causal)
+
+
+@given(
+    st.integers(1, 2), st.integers(1, 3), LENGTHS, LENGTHS, WIDTHS, st.booleans(), st.integers(0, 15),
+    st.sampled_from([0.0, 0.3, 0.9, 1.0]), seeds(), flavours(),
+)  # fmt: skip
+@FEW
+def test_masked_attention(
+    groups: int, shared: int, rows: int, keys: int, width: int, causal: bool, axes: int, kept: float, seed: int,
+    flavour: str,
+) -> None:  # fmt: skip
+    whole = (2, groups * shared, rows, keys)
+    shape = tuple(size if axes >> i & 1 else 1 for i, size in enumerate(whole))
+    mask = np.random.Generator(np.random.PCG64(seed)).random(shape) < kept
+    check(*operands(seed, flavour, 2, groups * shared, shared, rows, keys, width), causal, mask=mask)
+
+
+def test_what_a_mask_hides_changes_nothing() -> None:
+    q, k, v, g = (torch.from_numpy(x).requires_grad_() for x in operands(1, "plain", 1, 2, 1, 5, 20, 8))
+    mask = torch.ones(1, 1, 1, 20, dtype=torch.bool)
+    mask[..., 4:7] = False
+    kept = mask.flatten()
+    few_k, few_v = k.detach()[:, :, kept].requires_grad_(), v.detach()[:, :, kept].requires_grad_()
+    few = samebits.attention(q, few_k, few_v)
+    hidden_k, hidden_v = k.detach().clone(), v.detach().clone()
+    hidden_k[:, :, ~kept], hidden_v[:, :, ~kept] = float("nan"), float("inf")
+    hidden_k.requires_grad_(), hidden_v.requires_grad_()
+    out = samebits.attention(q, hidden_k, hidden_v, mask=mask)
+    assert_same_bits(out, few)
+    made, wanted = torch.autograd.grad(out, (q, hidden_k), g), torch.autograd.grad(few, (q, few_k), g)
+    assert_same_bits(made[0], wanted[0])
+    assert_same_bits(made[1][:, :, kept], wanted[1])
+    assert_same_bits(made[1][:, :, ~kept], np.zeros((1, 2, 3, 8), np.float32))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -72,13 +113,15 @@ def test_attention_longer_than_every_block(causal: bool) -> None:
     check(q, k, v, g, causal)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_two_threads_change_no_bit(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_change_no_bit(causal: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["samebits.attention"], "WORTH_A_SHARE", 0)  # the name is the function
-    q, k, v, g = (torch.from_numpy(floats(i, "plain", 3, 5, 9, 8)).requires_grad_() for i in range(4))
+    q, k, v, g = (torch.from_numpy(x).requires_grad_() for x in operands(0, "plain", 3, 6, 2, 9, 9, 8))
+    mask = torch.from_numpy(floats(9, "plain", 3, 1, 9, 9) > 0) if masked else None
 
     def all_of_it() -> list[torch.Tensor]:
-        out = samebits.attention(q, k, v, causal)
+        out = samebits.attention(q, k, v, causal, mask)
         return [out, *torch.autograd.grad(out, (q, k, v), g)]
 
     one = all_of_it()
@@ -104,51 +147,6 @@ def test_a_row_without_keys_gives_plus_zero() -> None:
     assert_same_bits(out, np.zeros((1, 2, 3, 4), np.float32))
 
 
-@given(st.integers(0, 2), st.sampled_from([0, 1, 9]), st.integers(1, 3), WIDTHS, st.booleans(), seeds(), flavours())
-@settings(deadline=None, max_examples=25)
-def test_multihead_attention(
-    batch: int, rows: int, heads: int, width: int, causal: bool, seed: int, flavour: str
-) -> None:
-    f = heads * width
-    shapes = [(batch, rows, f), (3 * f, f), (3 * f,), (f, f), (f,)]
-    values = [floats(seed + i, flavour, *shape) for i, shape in enumerate(shapes)]
-    leaves = [torch.from_numpy(value.copy()).requires_grad_() for value in values]
-    x, qkv_weight, qkv_bias, out_weight, out_bias = leaves
-    out = samebits.multihead_attention(x, qkv_weight, qkv_bias, out_weight, out_bias, heads, causal)
-    grad = floats(seed + 9, "plain", batch, rows, f)
-    torch.autograd.backward(out, torch.from_numpy(grad))
-    expected = _multihead(values, heads, causal, grad)
-    assert_same_bits(out, expected[0])
-    for leaf, dumb in zip(leaves, expected[1:], strict=True):
-        assert leaf.grad is not None
-        assert_same_bits(leaf.grad, dumb)
-
-
-def _multihead(values: Sequence[Floats], heads: int, causal: bool, grad: Floats) -> list[Floats]:
-    """The output and the five gradients, composed of the references of linear and attention."""
-    x, qkv_weight, qkv_bias, out_weight, out_bias = values
-    batch, rows, f = x.shape
-
-    def split(flat: Floats) -> list[Floats]:
-        parts = flat.reshape(batch, rows, 3, heads, f // heads).transpose(2, 0, 3, 1, 4)
-        return [np.ascontiguousarray(part) for part in parts]
-
-    def joined(by_heads: Floats) -> Floats:
-        return by_heads.transpose(0, 2, 1, 3).reshape(batch * rows, f)
-
-    flat_x, flat_grad = x.reshape(batch * rows, f), grad.reshape(batch * rows, f)
-    q, k, v = split(reference_matmul.linear(flat_x, qkv_weight, qkv_bias))
-    mixed = joined(expected_output(q, k, v, causal))
-    out = reference_matmul.linear(mixed, out_weight, out_bias)
-    grad_mixed, grad_out_weight, grad_out_bias = reference_matmul.linear_backward(mixed, out_weight, flat_grad)
-    grad_heads = grad_mixed.reshape(batch, rows, heads, f // heads).transpose(0, 2, 1, 3)
-    grads = expected_gradients(q, k, v, np.ascontiguousarray(grad_heads), causal)
-    grad_qkv = np.concatenate([joined(part) for part in grads], axis=1)
-    grad_x, grad_qkv_weight, grad_qkv_bias = reference_matmul.linear_backward(flat_x, qkv_weight, grad_qkv)
-    made = [out.reshape(x.shape), grad_x.reshape(x.shape)]
-    return [*made, grad_qkv_weight, grad_qkv_bias, grad_out_weight, grad_out_bias]
-
-
 @given(st.integers(1, 4), st.lists(st.integers(0, 5), max_size=3), seeds(), flavours())
 @FEW
 def test_fork_sums_its_consumers_in_order(n: int, shape: list[int], seed: int, flavour: str) -> None:
@@ -172,19 +170,16 @@ def test_arguments_that_do_not_fit_are_refused_by_name() -> None:
     q, x = torch.zeros(1, 2, 3, 4), torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match=r"^attention: q \[2, 3, 4\]"):
         samebits.attention(x, x, x)
-    with pytest.raises(ValueError, match=r"^attention: "):
-        samebits.attention(q, q[:, :, :2], q[:, :, :2], causal=True)
+    with pytest.raises(ValueError, match=r"^attention: q .* H a multiple of G"):
+        samebits.attention(q[:, :1], q, q)
+    with pytest.raises(ValueError, match=r"^attention: mask \[1, 1, 2, 3\] does not fit \[1, 2, 3, 3\]"):
+        samebits.attention(q, q, q, mask=torch.ones(1, 1, 2, 3, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"^attention: mask must be torch.bool"):
+        samebits.attention(q, q, q, mask=torch.ones(1, 1, 1, 3))
     with pytest.raises(ValueError, match=r"^attention: "):
         samebits.attention(q[..., :0], q[..., :0], q[..., :0])
     with pytest.raises(TypeError, match=r"^attention: v must be torch.float32"):
         samebits.attention(q, q, q.double())
-    w, b = torch.zeros(12, 4), torch.zeros(12)
-    with pytest.raises(ValueError, match=r"^multihead_attention: 4 features cannot be cut into 3 heads"):
-        samebits.multihead_attention(x, w, b, w[:4], b[:4], 3)
-    with pytest.raises(ValueError, match=r"^multihead_attention: out_bias must be \[4\], not \[12\]"):
-        samebits.multihead_attention(x, w, b, w[:4], b, 2)
-    with pytest.raises(ValueError, match=r"^multihead_attention: x must be \[B, T, F\]"):
-        samebits.multihead_attention(q, w, b, w[:4], b[:4], 2)
     with pytest.raises(TypeError, match=r"^fork: n must be an int"):
         samebits.fork(x, 2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^fork: n must be at least 1"):

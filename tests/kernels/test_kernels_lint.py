@@ -15,12 +15,15 @@ SOURCES = Path(__file__).parents[2] / "kernels" / "samebits"
 EXEMPT = {
     SOURCES / "reference" / "elementary.py",  # asks the C library for a guess, and mpmath in doubt
     SOURCES / "_rounded.py",  # asks mpmath
+    SOURCES / "_angles.py",  # asks mpmath
+    SOURCES / "reference" / "rotary.py",  # asks mpmath
 }
 FILES = sorted(path for path in SOURCES.rglob("*.py") if path not in EXEMPT)
 
 WRITTEN = {
     "math": "copysign inf isfinite ldexp nan nextafter pi sqrt",
-    "np": """arange array asarray bool empty errstate float32 float64 full inf int32 int64 isfinite isnan multiply
+    "np": """ascontiguousarray concatenate
+        arange array asarray bool empty errstate float32 float64 full inf int32 int64 isfinite isnan multiply
         ndarray ndindex nextafter sqrt uint16 uint32 uint64 where zeros zeros_like""",
     "torch": """Size Tensor _C autograd bfloat16 bool dtype empty empty_like enable_grad float16 float32 float64
         from_numpy int16 int32 int64 int8 is_grad_enabled isnan no_grad optim strided tensor uint8 zeros""",

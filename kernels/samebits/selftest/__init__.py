@@ -15,14 +15,24 @@ from typing import NamedTuple
 
 from samebits import PROFILE
 from samebits.digest import digest
-from samebits.selftest import _casts, _drawn, _elements, _loss, _optimizers, _products, _random, _rows
+from samebits.selftest import _casts, _drawn, _elements, _heads, _loss, _optimizers, _products, _random, _rows
 from samebits.selftest._registry import CASES
 from samebits.selftest._values import Values
 
 __all__ = ["GOLDEN", "Report", "golden", "run"]
 
 GOLDEN = Path(__file__).with_name("golden.json")
-PARTS = (_casts, _drawn, _elements, _loss, _optimizers, _products, _random, _rows)  # whose import registers their cases
+PARTS = (
+    _casts,
+    _drawn,
+    _elements,
+    _heads,
+    _loss,
+    _optimizers,
+    _products,
+    _random,
+    _rows,
+)  # whose import registers their cases
 
 
 class Report(NamedTuple):

@@ -7,8 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
-from samebits.attention import attention, multihead_attention
+from samebits.attention import attention
 from samebits.matmul import linear, matmul
+from samebits.multihead_attention import multihead_attention
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
 
