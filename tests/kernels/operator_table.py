@@ -75,7 +75,8 @@ ENTRIES |= {
     "attention": Entry("attention", samebits.attention, ((2, 9, 4),) * 3),
     "causal attention": Entry("attention", lambda q, k, v: samebits.attention(q, k, v, True), ((2, 9, 4),) * 3),
     "multihead_attention": Entry(
-        "multihead_attention", lambda *x: samebits.multihead_attention(*x, num_heads=2), ((5, 6),), ((18, 6), (18,), (6, 6), (6,))
+        "multihead_attention", lambda x, w, b, v, c: samebits.multihead_attention(x, w, b, v, c, 2),
+        ((5, 6),), ((18, 6), (18,), (6, 6), (6,)),
     ),
     "mean_pool": Entry("mean_pool", samebits.mean_pool, ((3, 7),)),
     "position_embedding": Entry("position_embedding", samebits.position_embedding, ((3, 7),), ((3, 7),)),
