@@ -76,8 +76,9 @@ def _packed_forward(qkv: Tensor, layout: _Layout, problem: Problem, probabilitie
 
 def _check_shapes(tensors: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
     for name, (tensor, shape) in tensors.items():
-        if tensor is not None:
+        if tensor is not None or not name.endswith("bias"):
             require_tensor("multihead_attention", name, tensor)
+            assert tensor is not None  # for the type checker: None is no Tensor
             require(tensor.shape == shape, "multihead_attention", f"{name} must be {list(shape)}, not {size(tensor)}")
 
 

@@ -75,9 +75,10 @@ ENTRIES |= {
     "attention": Entry("attention", samebits.attention, ((2, 9, 4),) * 3),
     "causal attention": Entry("attention", lambda q, k, v: samebits.attention(q, k, v, True), ((2, 9, 4),) * 3),
     "multihead_attention": Entry(
-        "multihead_attention", lambda x, w, b, v, c: samebits.multihead_attention(x, w, b, v, c, 2),
+        "multihead_attention", lambda x, *p: samebits.multihead_attention(x, p[0], p[1], p[2], p[3], 2),
         ((5, 6),), ((18, 6), (18,), (6, 6), (6,)),
     ),
+    "rotary": Entry("rotary", samebits.rotary, ((3, 5, 6),)),
     "mean_pool": Entry("mean_pool", samebits.mean_pool, ((3, 7),)),
     "position_embedding": Entry("position_embedding", samebits.position_embedding, ((3, 7),), ((3, 7),)),
     "embedding": Entry("embedding", samebits.embedding, ((-4, 3),), ((4, 5),), bfloat16="alike"),
