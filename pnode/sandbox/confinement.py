@@ -1,11 +1,12 @@
-"""What a forked worker gives up before it sees a byte from outside. Landlock, seccomp and the uid come here next."""
+"""What a forked process takes along from its parent, and ends with it."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Iterable
+
+from pnode.sandbox.kernel import prctl
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -14,23 +15,24 @@ _PR_SET_NO_NEW_PRIVS = 38
 # A terminal's ^C is the front's to drain; a closed socket and a full file are errors where they happen.
 _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
-# Loaded once, before the fork: a worker must not have to open libraries.
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def die_with_parent(parent: int) -> bool:
     """Have the kernel kill this process when its parent ends. False if the parent has ended already.
 
     The signal follows the *thread* that made this process, so a parent with many threads makes it from one that lasts.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
 
 
-def give_up_privileges() -> None:
-    """No exec may gain privileges, and other processes of this user may not trace this one or read its memory."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+def set_undumpable() -> None:
+    """Other processes of this user may not trace this one or read its memory."""
+    prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forbid_new_privileges() -> None:
+    """No exec may gain privileges."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def reset_signals() -> None:
@@ -53,9 +55,3 @@ def close_all_but(keep: Iterable[int]) -> None:
 def num_threads() -> int:
     """Threads of this process now."""
     return len(os.listdir("/proc/self/task"))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(int(value)), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

@@ -55,13 +55,9 @@ class Incarnation:
                 raise Unavailable("the zygote has ended", retry_after_s=_RETRY_AFTER_S)
             self._next_id += 1
             self._asked[self._next_id] = child
-            frame = {"type": kind, "id": self._next_id, "memory_bytes": limits.memory_bytes, "cpu_s": limits.cpu_s}
+            frame = {"type": kind, "id": self._next_id, **limits.to_wire()}
             try:
-                frames.send(
-                    self._launched.channel,
-                    {**frame, "num_threads": limits.num_threads, "device": limits.device},
-                    fds,
-                )
+                frames.send(self._launched.channel, frame, fds)
             except OSError as error:
                 self._asked.pop(self._next_id, None)
                 raise Unavailable(f"the zygote takes no requests: {error}", retry_after_s=_RETRY_AFTER_S) from None

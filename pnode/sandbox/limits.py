@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pnode.sandbox import frames, layers
 from pnode.v1 import spec_pb2
 
 # Room above the memory limit that is opened only to say that the limit was hit.
@@ -25,22 +27,55 @@ class WorkerLimits:
     """What a worker may use.
 
     memory_bytes: beyond what the zygote's image takes; the two shared arenas count. cpu_s: per command.
+    layers: of its box, of those in layers.py. makes_code: whether its libraries compile while they run.
     """
 
     memory_bytes: int
     cpu_s: float
     num_threads: int
     device: str
+    layers: tuple[str, ...] = ()
+    makes_code: bool = False
 
     @property
     def is_cuda(self) -> bool:
         """Whether a driver runs in it: some limits cannot hold then."""
         return self.device == "cuda"
 
+    def to_wire(self) -> frames.Frame:
+        """As it stands in a request to the zygote."""
+        return {
+            "memory_bytes": self.memory_bytes,
+            "cpu_s": self.cpu_s,
+            "num_threads": self.num_threads,
+            "device": self.device,
+            "layers": " ".join(self.layers),
+            "makes_code": int(self.makes_code),
+        }
 
-def of_spec(limits: spec_pb2.Limits, *, num_threads: int, device: str) -> WorkerLimits:
-    """The worker's limits from the limits of its spec."""
-    return WorkerLimits(int(limits.memory_bytes), float(limits.cpu_s), num_threads, device)
+    @classmethod
+    def from_wire(cls, frame: frames.Frame) -> WorkerLimits:
+        """From a request. Raises FrameError."""
+        return cls(
+            memory_bytes=frames.integer(frame, "memory_bytes"),
+            cpu_s=frames.number(frame, "cpu_s"),
+            num_threads=frames.integer(frame, "num_threads"),
+            device=frames.text(frame, "device"),
+            layers=tuple(frames.text(frame, "layers").split()),
+            makes_code=frames.integer(frame, "makes_code") != 0,
+        )
+
+
+def of_spec(spec: spec_pb2.VNodeSpec, *, num_threads: int, device: str, offered: Iterable[str]) -> WorkerLimits:
+    """The worker's limits from its spec. `offered`: the layers that there are on this machine."""
+    return WorkerLimits(
+        memory_bytes=int(spec.limits.memory_bytes),
+        cpu_s=float(spec.limits.cpu_s),
+        num_threads=num_threads,
+        device=device,
+        layers=layers.on_device(offered, device),
+        makes_code=spec.profile == "torch",
+    )
 
 
 def image_bytes() -> int:
@@ -60,8 +95,11 @@ def apply(limits: WorkerLimits) -> None:
         return
     # Nothing is written to files; shared memory that is mapped does not count here.
     _lower(resource.RLIMIT_FSIZE, 0)
-    if limits.num_threads == 1:
-        # Counted per user, so 0 means: nothing may be started from here. Root is not bound by it.
+    if layers.UID in limits.layers:
+        # Counted per user, and it has one of its own.
+        _lower(resource.RLIMIT_NPROC, limits.num_threads)
+    elif limits.num_threads == 1:
+        # Others count as well, so 0 means: nothing may be started from here.
         _lower(resource.RLIMIT_NPROC, 0)
     soft = image_bytes() + (limits.num_threads - 1) * _THREAD_BYTES + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (soft, soft + _LAST_WORDS_BYTES))
@@ -72,7 +110,7 @@ def allow_cpu(cpu_s: float) -> None:
     """Grant `cpu_s` seconds of processor time from here on. SIGXCPU ends the process when they are used up.
 
     RLIMIT_CPU counts a whole life, so every command moves it; it has a granularity of one second. A worker that was
-    taken over could move it too: what binds that one is the wall clock, which the front keeps.
+    taken over could move it too: what binds that one is the front, which reads the processor clock of its workers.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + cpu_s)

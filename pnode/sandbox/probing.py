@@ -25,7 +25,7 @@ def ask(zygote: Incarnation, deadline_s: float) -> dict[str, Any]:
     ours, theirs = frames.pair()
     with ours:
         with theirs:
-            zygote.request(child, "probe", [theirs.fileno()])
+            zygote.request(child, "probe", [theirs.fileno(), 2])
             child.wait_attached(deadline_s)
         poll = select.poll()
         poll.register(ours, select.POLLIN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import socket
@@ -16,9 +15,11 @@ from typing import Any, NoReturn
 from pnode.errors import BadRequest, DeadlineExceeded, WorkerLost
 from pnode.sandbox import faults, frames, shared
 from pnode.sandbox.child import Child
+from pnode.sandbox.clocks import Allowance
 from pnode.sandbox.limits import WorkerLimits
 from pnode.sandbox.turns import Turns
 from pnode.sandbox.verdict import Doom, Verdict
+from pnode.sandbox.words import LastWords
 from pnode.v1 import spec_pb2
 from pnode.vnode import sizes
 from pnode.vnode.tensors import TensorBytes
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 # A worker that closed its socket, or said its last words, is gone by itself within milliseconds.
 _LEAVE_S = 1.0
-_LONGEST_POLL_MS = 2**31 - 1
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -54,7 +54,9 @@ class WorkerProcess:
         self._reported = False
         self._freed = False
         self._channel, self._peer = frames.pair()
-        self._inbox, self._outbox, self._arena_fds = _arenas(spec)
+        self._inbox, self._outbox, arena_fds = _arenas(spec)
+        self._words = LastWords()
+        self._worker_fds = (*arena_fds, self._words.theirs)
         self._channel.setblocking(False)
 
     # What it is
@@ -108,10 +110,11 @@ class WorkerProcess:
                 raw = frames.encode({**request, "tensors": shared.to_wire(slots)})
             except frames.FrameError as error:
                 raise BadRequest(str(error)) from None
-            if self._readable(0.0):
+            if self._has_spoken():
                 self._refuse_unasked()
+            allowance = self._allowance()
             self._channel.sendmsg([raw], [], socket.MSG_NOSIGNAL)
-            reply = self._reply(command)
+            reply = self._reply(command, allowance)
             return self._opened(reply, command)
 
     @contextmanager
@@ -126,11 +129,19 @@ class WorkerProcess:
             gone = Doom("protocol", f"closed its socket in {command!r}")
             raise self.child.wait_end(gone, grace_s=_LEAVE_S) from None
 
-    def _reply(self, command: str) -> frames.Frame:
-        """The next frame, within the wall clock of a command."""
-        if not self._readable(self._wall_s):
+    def _allowance(self) -> Allowance:
+        limits = self.child.limits
+        return Allowance(self.pid or 0, limits.cpu_s, self._wall_s, limits.num_threads)
+
+    def _reply(self, command: str, allowance: Allowance) -> frames.Frame:
+        """The next frame, within the wall clock and the processor time of a command."""
+        over = allowance.await_readable(self._channel)
+        if over == "wall":
             message = f"went over its {self._wall_s:g} s of wall clock in {command!r}"
             raise self.child.wait_end(Doom("wall_clock", message, {"limit_s": self._wall_s}))
+        if over == "cpu":
+            message = f"went over its {allowance.cpu_s:g} s of processor time in {command!r}"
+            raise self.child.wait_end(Doom("cpu", message, {"limit_s": allowance.cpu_s}))
         received = frames.receive(self._channel)
         if received is None:
             raise ConnectionResetError
@@ -162,10 +173,10 @@ class WorkerProcess:
         self._channel.shutdown(socket.SHUT_RDWR)
         raise self.child.wait_end(error, grace_s=_LEAVE_S)
 
-    def _readable(self, timeout_s: float) -> bool:
+    def _has_spoken(self) -> bool:
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
-        return bool(poll.poll(min(math.ceil(timeout_s * 1000), _LONGEST_POLL_MS)))
+        return bool(poll.poll(0))
 
     # Its end
 
@@ -188,8 +199,11 @@ class WorkerProcess:
             self._channel.shutdown(socket.SHUT_RDWR)
         except OSError:
             log.debug("VNode %s: the socket was closed before the worker ended", self.vnode)
+        words = self._words.read()
         self._free_after_end()
         log.info("VNode %s: worker %s ended: %s: %s", self.vnode, self.pid, verdict.kind, verdict.message)
+        if words:
+            log.warning("VNode %s: the last words of worker %s:\n%s", self.vnode, self.pid, words)
         with self._reporting:
             self._reported, on_exit = True, self._on_exit
         if on_exit is not None and not self._closed:
@@ -210,13 +224,13 @@ class WorkerProcess:
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """Its end of the socket, the inbox, the outbox: to be sent to the zygote."""
-        return (self._peer.fileno(), *self._arena_fds)
+        """Its end of the socket, the inbox, the outbox, its stderr: to be sent to the zygote."""
+        return (self._peer.fileno(), *self._worker_fds)
 
     def handed_over(self) -> None:
         """The zygote has its copies of `fds`, or never will: close ours."""
         self._peer.close()
-        fds, self._arena_fds = self._arena_fds, ()
+        fds, self._worker_fds = self._worker_fds, ()
         frames.close_all(fds)
 
     def _free_after_end(self) -> None:
@@ -232,6 +246,7 @@ class WorkerProcess:
             self._channel.close()
             self._inbox.close()
             self._outbox.close()
+            self._words.close()
 
 
 def _arenas(spec: spec_pb2.VNodeSpec) -> tuple[shared.Arena, shared.Arena, tuple[int, ...]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import samebits
 import torch
 
 from pnode.sandbox.worker import Commands, Fields
 from pnode.v1 import spec_pb2, tensor_pb2
+from pnode.vnode import torch_profile
 from pnode.vnode.tensors import TensorBytes, num_bytes
 
 _TOKENS = 2
@@ -16,6 +18,8 @@ _FEATURES = 4
 
 def run(commands: Commands) -> None:
     """Every command once. Without a backward where torch has CUDA: autograd would start a thread for each GPU."""
+    torch_profile.numerics_class("cpu")  # reads a file, which a worker cannot
+    _optimize()
     spec = _spec()
     raw = spec.SerializeToString()
     commands("create", {}, [TensorBytes("spec", tensor_pb2.DTYPE_U8, (len(raw),), raw)])
@@ -26,6 +30,14 @@ def run(commands: Commands) -> None:
     _, state = commands("state", {}, ())
     commands("restore", {}, [tensor._replace(payload=bytes(tensor.payload)) for tensor in state])
     commands("describe", {}, ())
+
+
+def _optimize() -> None:
+    """Optimizers import more of torch when they are first made, and a worker can import nothing."""
+    for kind in (samebits.optim.SGD, samebits.optim.AdamW, torch.optim.SGD, torch.optim.AdamW):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        kind([weight], 0.1).step()
 
 
 def _train(commands: Commands, tensors: Sequence[TensorBytes]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from pnode.errors import ConfigError, DeadlineExceeded, Unavailable
+from pnode.sandbox import layers, probing
 from pnode.sandbox import limits as worker_limits
-from pnode.sandbox import probing
 from pnode.sandbox.frames import Frame, FrameError, integer, number, text
 from pnode.sandbox.incarnation import Incarnation
 from pnode.sandbox.launch import ZYGOTE, launch
@@ -37,10 +37,17 @@ class ZygoteProcess:
     """A zygote that is restarted when it dies. Its workers die with it. Thread-safe; a context manager."""
 
     def __init__(
-        self, *, num_threads: int, device: str, on_progress: Callable[[str], None] | None, program: Sequence[str]
+        self,
+        *,
+        num_threads: int,
+        device: str,
+        offered: Sequence[str],
+        on_progress: Callable[[str], None] | None,
+        program: Sequence[str],
     ) -> None:
         self.num_threads = num_threads
         self.device = device
+        self._offered = tuple(offered)
         self._on_progress = on_progress
         self._program = program
         self._changed = threading.Condition()
@@ -61,16 +68,22 @@ class ZygoteProcess:
         num_threads: int = 1,
         device: str = "cpu",
         deadline_s: float = 300.0,
+        require: Sequence[str] = (),
+        offered: Sequence[str] | None = None,
         on_progress: Callable[[str], None] | None = None,
         program: Sequence[str] = ZYGOTE,
     ) -> Self:
         """Start a zygote and wait until it can fork. With a cold kernel cache that takes about a minute.
 
         device: `cpu`, `cuda`, or `auto` for the GPU where torch finds one. num_threads: of kernels, per worker.
-        on_progress: told, from another thread, what it is busy with. program: for tests.
+        require: the layers of the box (layers.py) without which it does not start. offered: those that there are, for
+        benchmarks; found out where it is None. on_progress: told, from another thread, what it is busy with. program:
+        for tests.
         Raises ConfigError where it cannot work on this machine, DeadlineExceeded where it takes too long.
         """
-        zygote = cls(num_threads=num_threads, device=device, on_progress=on_progress, program=program)
+        offered = layers.found() if offered is None else offered
+        layers.check(offered, require)
+        zygote = cls(num_threads=num_threads, device=device, offered=offered, on_progress=on_progress, program=program)
         started = time.monotonic()
         zygote._thread.start()
         try:
@@ -135,7 +148,12 @@ class ZygoteProcess:
     def _limits(self, spec: spec_pb2.VNodeSpec, num_threads: int) -> worker_limits.WorkerLimits:
         # The profile samebits-1 is for CPUs for now, whatever the node has.
         device = self.device if spec.profile == "torch" else "cpu"
-        return worker_limits.of_spec(spec.limits, num_threads=num_threads, device=device)
+        return worker_limits.of_spec(spec, num_threads=num_threads, device=device, offered=self._offered)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Of the boxes of workers on our device."""
+        return layers.on_device(self._offered, self.device)
 
     def probe(self, deadline_s: float = 60.0) -> dict[str, Any]:
         """What torch finds here: `versions`, `gpus`, `cpu_capability`, and the `numerics_classes` of our device.

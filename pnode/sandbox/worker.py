@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
 from pnode.errors import PNodeError
-from pnode.sandbox import confinement, faults, frames, limits, shared
-from pnode.sandbox.verdict import EXIT_FAULT, EXIT_MEMORY, EXIT_ORPHAN, EXIT_PROTOCOL
+from pnode.sandbox import box, confinement, faults, frames, limits, shared
+from pnode.sandbox.verdict import EXIT_FAULT, EXIT_MEMORY, EXIT_PROTOCOL
 from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
@@ -31,20 +31,25 @@ class Commands(Protocol):
         ...
 
 
-def enter(body: Callable[[], int], *, parent: int, keep: Sequence[int], bounds: limits.WorkerLimits) -> NoReturn:
-    """Confine this freshly forked process, run `body` and leave with its exit code."""
+# What a child will do, once it was given what it needs.
+Body = Callable[[], int]
+
+
+def enter(
+    prepare: Callable[[], Body], *, parent: int, keep: Sequence[int], stderr: int, bounds: limits.WorkerLimits
+) -> NoReturn:
+    """Confine this freshly forked process, run what `prepare` gives and leave with its exit code.
+
+    prepare: opens what is needed, and reads nothing yet. stderr: where the process will speak, one of `keep`.
+    """
     code = EXIT_FAULT
     try:
-        if not confinement.die_with_parent(parent):
-            os._exit(EXIT_ORPHAN)
         os.setsid()
         confinement.reset_signals()
         confinement.close_all_but(keep)
-        confinement.give_up_privileges()
-        if not bounds.is_cuda:
-            # Autograd looks for devices by itself, and a driver's threads have no place in a CPU worker.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         limits.apply(bounds)
+        body = prepare()
+        box.close(bounds, parent=parent, stderr=stderr)
         code = body()
     except BaseException as error:  # noqa: BLE001 - the boundary of a process: nothing may unwind into the zygote's loop
         if isinstance(error, Exception) and _is_memory(error):
@@ -55,14 +60,25 @@ def enter(body: Callable[[], int], *, parent: int, keep: Sequence[int], bounds: 
         os._exit(code)
 
 
+def attach(fds: Sequence[int], *, bounds: limits.WorkerLimits, commands: Commands) -> Body:
+    """Open what a worker works with: its end of the socket, the inbox, the outbox. Returns what answers commands."""
+    channel = socket.socket(fileno=fds[0])
+    inbox = shared.attach(fds[1], writable=False)
+    outbox = shared.attach(fds[2], writable=True)
+    for fd in fds[1:3]:
+        os.close(fd)
+    return lambda: serve(channel, inbox, outbox, bounds=bounds, commands=commands)
+
+
 def serve(
-    channel: socket.socket, inbox_fd: int, outbox_fd: int, *, bounds: limits.WorkerLimits, commands: Commands
+    channel: socket.socket,
+    inbox: shared.Arena,
+    outbox: shared.Arena,
+    *,
+    bounds: limits.WorkerLimits,
+    commands: Commands,
 ) -> int:
     """Answer commands until the front closes its end. Returns the exit code."""
-    inbox = shared.attach(inbox_fd, writable=False)
-    outbox = shared.attach(outbox_fd, writable=True)
-    os.close(inbox_fd)
-    os.close(outbox_fd)
     while (received := frames.receive(channel)) is not None:
         limits.allow_cpu(bounds.cpu_s)
         try:

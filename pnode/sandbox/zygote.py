@@ -43,12 +43,12 @@ class Zygote:
                     return
 
     def _answer(self) -> bool:
-        received = frames.receive(self._channel, max_fds=3)
+        received = frames.receive(self._channel, max_fds=4)
         if received is None:
             return False
         frame, fds = received
         try:
-            self._fork(frames.integer(frame, "id"), self._body(frame, fds), fds, _bounds(frame))
+            self._fork(frames.integer(frame, "id"), self._body(frame, fds), fds, limits.WorkerLimits.from_wire(frame))
         except OSError as error:
             message = f"fork: {error.strerror}"
             frames.send(self._channel, {"type": "refused", "id": frame["id"], "message": message})
@@ -56,21 +56,29 @@ class Zygote:
             frames.close_all(fds)
         return True
 
-    def _body(self, frame: frames.Frame, fds: tuple[int, ...]) -> Callable[[], int]:
-        """What the child will run."""
-        bounds = _bounds(frame)
+    def _body(self, frame: frames.Frame, fds: tuple[int, ...]) -> Callable[[], worker.Body]:
+        """What opens in the child what it needs, and gives what it will run."""
+        bounds = limits.WorkerLimits.from_wire(frame)
 
-        def probe() -> int:
-            frames.send(socket.socket(fileno=fds[0]), self._program.probe())
-            return 0
+        def probe() -> worker.Body:
+            return self._probe_over(socket.socket(fileno=fds[0]))
 
-        def serve() -> int:
+        def serve() -> worker.Body:
             commands = self._program.commands(num_threads=bounds.num_threads, device=bounds.device)
-            return worker.serve(socket.socket(fileno=fds[0]), fds[1], fds[2], bounds=bounds, commands=commands)
+            return worker.attach(fds, bounds=bounds, commands=commands)
 
         return probe if frames.text(frame, "type") == "probe" else serve
 
-    def _fork(self, ident: int, body: Callable[[], int], fds: tuple[int, ...], bounds: limits.WorkerLimits) -> None:
+    def _probe_over(self, channel: socket.socket) -> worker.Body:
+        def body() -> int:
+            frames.send(channel, self._program.probe())
+            return 0
+
+        return body
+
+    def _fork(
+        self, ident: int, prepare: Callable[[], worker.Body], fds: tuple[int, ...], bounds: limits.WorkerLimits
+    ) -> None:
         num_threads = confinement.num_threads()
         if num_threads != 1:
             message = f"the zygote has {num_threads} threads; a fork would copy their locks, held by nobody"
@@ -79,7 +87,7 @@ class Zygote:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            worker.enter(body, parent=parent, keep=fds, bounds=bounds)
+            worker.enter(prepare, parent=parent, keep=fds, stderr=fds[-1], bounds=bounds)
         # Only this thread reaps, and not before it has this: the number cannot be of another process.
         try:
             pidfd = os.pidfd_open(pid)
@@ -111,15 +119,6 @@ class Zygote:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         for pid in self._pids.values():
             os.waitpid(pid, 0)
-
-
-def _bounds(frame: frames.Frame) -> limits.WorkerLimits:
-    return limits.WorkerLimits(
-        memory_bytes=frames.integer(frame, "memory_bytes"),
-        cpu_s=frames.number(frame, "cpu_s"),
-        num_threads=frames.integer(frame, "num_threads"),
-        device=frames.text(frame, "device"),
-    )
 
 
 def run(fd: int, front: int, load: Load) -> int:

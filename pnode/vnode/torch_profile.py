@@ -11,6 +11,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ def _word(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "unknown"
 
 
+@cache
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Vendor, family, model and stepping of the first processor, or what the platform calls it."""
     try:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import resource
-import signal
+import select
 import socket
-import stat
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
 
 from pnode.errors import BadRequest, BlobCorrupt, PNodeError, SpecError, StepMismatch, WorkerLost
 from pnode.sandbox import confinement, zygote
@@ -21,6 +24,12 @@ from pnode.sandbox.program import Note
 from pnode.sandbox.worker import Answer, Fields
 from pnode.v1 import spec_pb2
 from pnode.vnode.tensors import TensorBytes
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sandbox_escapes import ESCAPES
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 _ERRORS: dict[str, PNodeError] = {
     "BAD_REQUEST": BadRequest("no"),
@@ -53,25 +62,43 @@ class Hostile:
         return dict(fields), tensors
 
     def about(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
-        status = dict(
-            line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line
-        )
-        return {
-            "fds": json.dumps(_fds()),
-            "session": os.getsid(0),
-            "parent": os.getppid(),
-            "no_new_privs": int(status["NoNewPrivs"]),
-            "sigint_ignored": bool(int(status["SigIgn"], 16) >> (signal.SIGINT - 1) & 1),
-            "blocked": int(status["SigBlk"], 16),
-            "environment": json.dumps(sorted(os.environ)),
-            "stdin": os.readlink("/proc/self/fd/0") if os.access("/proc/self/fd", os.R_OK) else "/dev/null",
-            "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
-            "fsize": resource.getrlimit(resource.RLIMIT_FSIZE)[1],
-            "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-            "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
-            "cpu": resource.getrlimit(resource.RLIMIT_CPU)[0],
-            "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
-        }
+        return {"fds": json.dumps(_fds()), "environment": json.dumps(sorted(os.environ))}
+
+    def attempt(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
+        """Try one of the escapes; its errno, or 0 where it worked."""
+        try:
+            ESCAPES[str(fields["escape"])]()
+        except OSError as error:
+            return {"errno": error.errno}
+        return {"errno": 0}
+
+    def say(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
+        """Fill stderr with more than any pipe holds."""
+        said = 0
+        for _ in range(200):
+            try:
+                said += os.write(2, str(fields["text"]).encode() * 1000)
+            except BlockingIOError:
+                return {"said": said}
+        return {"said": said}
+
+    def threads(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
+        """Start threads until one is refused, or there are as many as wanted."""
+        wait, started = threading.Event(), 0
+        try:
+            for _ in range(int(str(fields["wanted"]))):
+                threading.Thread(target=wait.wait, daemon=True).start()
+                started += 1
+        except RuntimeError:
+            return {"started": started}
+        finally:
+            wait.set()
+        return {"started": started}
+
+    def raise_cpu_and_spin(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
+        resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        while True:
+            pass
 
     def refuse(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         raise _ERRORS[str(fields["reason"])]
@@ -107,31 +134,25 @@ class Hostile:
     def leave(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         os._exit(int(str(fields["code"])))
 
-    def write_file(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
-        try:
-            Path(str(fields["path"])).write_bytes(b"x")
-        except OSError as error:
-            return {"errno": error.errno}
-        return {"errno": 0}
-
     def write_inbox(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
-        """Try to make the inbox writable; True if that worked."""
-        (line,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if "pnode-inbox" in line]
-        start, end = (int(part, 16) for part in line.split()[0].split("-"))
-        refused = ctypes.CDLL(None).mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 3)
-        return {"writable": refused == 0, "protection": line.split()[1]}
+        """Try to make the inbox, where the tensor lies, writable; True if that worked."""
+        address = np.frombuffer(tensors[0].payload, np.uint8).ctypes.data
+        page = address - address % 4096
+        refused = _LIBC.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(4096), 3)
+        return {"writable": refused == 0, "errno": ctypes.get_errno()}
 
     def send_raw(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         """Send bytes of the test's choice, some times, and say nothing more."""
         raw = bytes.fromhex(str(fields["hex"])).ljust(int(str(fields.get("pad", 0))))
         for _ in range(int(str(fields.get("times", 1)))):
-            _channel().send(raw)
+            os.write(_channel_fd(), raw)
         if fields.get("leave"):
             os._exit(3)
         _forever()
 
     def send_fd(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
-        socket.send_fds(_channel(), [b"{}"], [0])
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=_channel_fd())
+        socket.send_fds(channel, [b"{}"], [0])
         _forever()
 
     def close_socket(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
@@ -139,7 +160,7 @@ class Hostile:
         _forever()
 
     def answer_twice(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
-        _channel().send(json.dumps({"sequence": fields["sequence"], "fields": {}, "tensors": []}).encode())
+        os.write(_channel_fd(), json.dumps({"sequence": fields["sequence"], "fields": {}, "tensors": []}).encode())
         return {}
 
     def answer_too_much(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
@@ -160,24 +181,25 @@ def _fds() -> list[int]:
 
 def _is_open(fd: int) -> bool:
     try:
-        os.fstat(fd)
+        fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError:
         return False
     return True
 
 
 def _channel_fd() -> int:
-    (fd,) = [fd for fd in _fds()[3:] if stat.S_ISSOCK(os.fstat(fd).st_mode)]
+    (fd,) = [fd for fd in _fds()[3:] if _is_socket(fd)]
     return fd
 
 
-def _channel() -> socket.socket:
-    return socket.socket(fileno=os.dup(_channel_fd()))
+def _is_socket(fd: int) -> bool:
+    peeked = _LIBC.recv(fd, ctypes.create_string_buffer(1), ctypes.c_size_t(1), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return bool(peeked >= 0 or ctypes.get_errno() != errno.ENOTSOCK)
 
 
 def _forever() -> NoReturn:
     while True:
-        signal.pause()
+        select.poll().poll()
 
 
 class Program:

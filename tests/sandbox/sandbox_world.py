@@ -35,6 +35,12 @@ def hostile(wish: str = "none") -> tuple[str, ...]:
     return ("-P", str(Path(__file__).with_name("hostile_program.py")), wish)
 
 
+def outside(pid: int | None) -> dict[str, str]:
+    """What /proc/PID/status says of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
+
+
 def open_fds() -> set[str]:
     """Of this process."""
     return set(os.listdir("/proc/self/fd"))

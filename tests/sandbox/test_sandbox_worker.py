@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from sandbox_specs import linear_spec
-from sandbox_world import Exits, hostile
+from sandbox_world import Exits, hostile, outside
 
 from pnode.errors import BadRequest, BlobCorrupt, DeadlineExceeded, SpecError, StepMismatch, TooLarge, WorkerLost
 from pnode.sandbox.supervisor import WorkerProcess, ZygoteProcess
@@ -34,31 +37,50 @@ def test_a_command_is_answered(worker: WorkerProcess) -> None:
 def test_it_has_nothing_but_what_it_needs(worker: WorkerProcess, hostile_zygote: ZygoteProcess) -> None:
     about = worker.call("about", deadline_s=10).fields
     assert len(json.loads(about["fds"])) == 6  # the standard streams, its socket, two arenas (their mappings keep one)
-    assert about["stdin"] == "/dev/null"
-    assert about["session"] == worker.pid
-    assert about["parent"] == hostile_zygote.pid
-    assert (about["no_new_privs"], about["dumpable"], about["blocked"]) == (1, 0, 0)
-    assert about["sigint_ignored"]
-    assert (about["core"], about["fsize"], about["nproc"]) == (0, 0, 0)
-    assert about["nofile"] <= 64
+    assert json.loads(about["environment"]) == ["CUDA_VISIBLE_DEVICES"]
+    assert os.getsid(worker.pid or 0) == worker.pid
+    status = outside(worker.pid)
+    assert int(status["PPid"]) == hostile_zygote.pid
+    assert (status["NoNewPrivs"], status["SigBlk"].strip("0"), status["Threads"]) == ("1", "", "1")
+    assert int(status["SigIgn"], 16) >> (signal.SIGINT - 1) & 1
+    assert limit(worker, "Max open files")[1] <= 64
+    assert limit(worker, "Max processes")[1] <= 1
+    assert limit(worker, "Max address space")[1] < 1 << 40
+    assert limit(worker, "Max core file size") == limit(worker, "Max file size") == (0, 0)
 
 
-def test_no_secret_reaches_it(monkeypatch: pytest.MonkeyPatch, spec: spec_pb2.VNodeSpec) -> None:
+def limit(worker: WorkerProcess, name: str) -> tuple[int, int]:
+    """The soft and the hard one."""
+    for line in Path(f"/proc/{worker.pid}/limits").read_text().splitlines():
+        if line.startswith(name):
+            soft, hard = (1 << 63 if word == "unlimited" else int(word) for word in line[26:].split()[:2])
+            return soft, hard
+    raise AssertionError(f"no limit {name}")
+
+
+def test_no_secret_reaches_the_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     monkeypatch.setenv("PNODE_TOKEN", "hidden")
     with ZygoteProcess.start(program=hostile(), deadline_s=20) as zygote:
-        names = json.loads(zygote.fork(spec).call("about", deadline_s=10).fields["environment"])
-    assert not {"AWS_SECRET_ACCESS_KEY", "PNODE_TOKEN"} & set(names)
-    assert {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"} <= set(names)
+        names = {line.partition(b"=")[0] for line in Path(f"/proc/{zygote.pid}/environ").read_bytes().split(b"\0")}
+    assert not {b"AWS_SECRET_ACCESS_KEY", b"PNODE_TOKEN"} & names
+    assert {b"OMP_NUM_THREADS", b"MKL_NUM_THREADS", b"CUBLAS_WORKSPACE_CONFIG"} <= names
 
 
 def test_it_cannot_write_its_inbox(worker: WorkerProcess) -> None:
-    found = worker.call("write_inbox", deadline_s=10).fields
-    assert found == {"writable": False, "protection": "r--s"}
+    found = worker.call("write_inbox", {}, [TensorBytes("x", DTYPE_U8, (1,), b"x")], deadline_s=10).fields
+    assert found == {"writable": False, "errno": errno.EACCES}
 
 
-def test_it_cannot_write_files(worker: WorkerProcess, tmp_path: Path) -> None:
-    assert worker.call("write_file", {"path": str(tmp_path / "x")}, deadline_s=10).fields["errno"] != 0
+def test_what_it_says_is_kept_and_bounded(
+    worker: WorkerProcess, exits: Exits, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = worker.call("say", {"text": "spam\x1b[2J"}, deadline_s=10).fields["said"]
+    assert 0 < said <= 1 << 16
+    worker.kill("a test")
+    exits.wait()
+    worker.close()
+    assert "spam?[2J" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -101,9 +123,15 @@ def test_a_short_deadline_waits_no_longer_for_its_turn_and_kills_nobody(worker: 
 
 
 def test_the_processor_limit_is_moved_by_every_command(worker: WorkerProcess) -> None:
-    first = worker.call("about", deadline_s=10).fields["cpu"]
+    worker.call("echo", deadline_s=10)
+    first = _soft_cpu(worker)
     worker.call("burn", {"cpu_s": 1.2}, deadline_s=10)
-    assert worker.call("about", deadline_s=10).fields["cpu"] > first
+    worker.call("echo", deadline_s=10)
+    assert _soft_cpu(worker) > first
+
+
+def _soft_cpu(worker: WorkerProcess) -> int:
+    return limit(worker, "Max cpu time")[0]
 
 
 def test_commands_of_many_threads_do_not_mix(worker: WorkerProcess) -> None:
