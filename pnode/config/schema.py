@@ -52,6 +52,26 @@ class LimitsSection(Section):
     queue: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="calls that may wait for one VNode")
 
 
+class SandboxSection(Section):
+    """The box around each VNode."""
+
+    require: Text = Field(description="layers without which a node does not start, as [seccomp,landlock,uid]; or none")
+
+    @field_validator("require")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("none", "[]") and not re.fullmatch(
+            r"\[?(seccomp|landlock|uid)(,(seccomp|landlock|uid))*\]?", value
+        ):
+            raise ValueError(f"expected [seccomp,landlock,uid], some of them, or none, got {value[:60]!r}")
+        return value
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """`require` as names."""
+        return tuple(re.findall(r"seccomp|landlock|uid", self.require))
+
+
 class RpcSection(Section):
     """Calls."""
 
@@ -178,6 +198,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
     node: NodeSection
     limits: LimitsSection
+    sandbox: SandboxSection
     rpc: RpcSection
     orchestrator: OrchestratorSection
     store: StoreSection

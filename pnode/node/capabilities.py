@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def granted_memory_bytes(configured: int | None) -> int:
 
 
 def capabilities(
-    probed: Mapping[str, Any], *, device: str, vnode_memory_bytes: int, max_vnodes: int
+    probed: Mapping[str, Any], *, device: str, vnode_memory_bytes: int, max_vnodes: int, layers: Iterable[str]
 ) -> node_pb2.Capabilities:
     """All of it as one message. `probed` is what the sandbox reported of torch."""
     versions = {name: metadata.version(name) for name in _PACKAGES}
@@ -64,6 +64,7 @@ def capabilities(
         device=device,
         vnode_memory_bytes=vnode_memory_bytes,
         max_vnodes=max_vnodes,
+        sandbox_layers=layers,
     )
 
 

@@ -50,7 +50,10 @@ class Node:
         check_bindable(settings.host, settings.port)
         # Fork first: the zygote is its own process before any gRPC object exists here.
         self._zygote = ZygoteProcess.start(
-            num_threads=settings.num_threads, device=settings.device, deadline_s=settings.start_s
+            num_threads=settings.num_threads,
+            device=settings.device,
+            require=settings.require_layers,
+            deadline_s=settings.start_s,
         )
         try:
             self._wire(settings, store)
@@ -65,7 +68,10 @@ class Node:
             device=self._zygote.device,
             vnode_memory_bytes=granted,
             max_vnodes=settings.max_vnodes,
+            layers=self._zygote.layers,
         )
+        for name, why in self._zygote.missing_layers.items():
+            log.warning("workers have no %s: %s", name, why)
         self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes)
         self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
         self._reporter = Reporter(self._orchestrator, self.uuid)

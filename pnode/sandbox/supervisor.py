@@ -155,6 +155,13 @@ class ZygoteProcess:
         """Of the boxes of workers on our device."""
         return layers.on_device(self._offered, self.device)
 
+    @property
+    def missing_layers(self) -> dict[str, str]:
+        """The others, each with the reason."""
+        if self.device == "cuda":
+            return dict.fromkeys(layers.ALL, "a GPU's driver needs its devices, libraries and threads")
+        return layers.missing(self._offered)
+
     def probe(self, deadline_s: float = 60.0) -> dict[str, Any]:
         """What torch finds here: `versions`, `gpus`, `cpu_capability`, and the `numerics_classes` of our device.
 

@@ -32,6 +32,7 @@ OTHER = {
     "store.s3.region": "eu-central-1",
     "limits.memory": "3GiB",
     "limits.message": "1MiB",
+    "sandbox.require": "[seccomp,landlock]",
     "devnet.kill": "17",
     "devnet.placement": "one-three",
     "devnet.folder": "elsewhere",
@@ -260,3 +261,15 @@ def test_times(text: object, number: float) -> None:
 def test_what_is_no_time(text: object) -> None:
     with pytest.raises(ValueError, match="expected a time"):
         seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("none", ()), ("[]", ()), ("uid", ("uid",)), ("[seccomp,landlock]", ("seccomp", "landlock"))]
+)
+def test_required_layers_are_listed(text: str, layers: tuple[str, ...]) -> None:
+    assert load([f"sandbox.require={text}"]).sandbox.required == layers
+
+
+def test_an_unknown_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sandbox\.require: expected"):
+        load(["sandbox.require=[apparmor]"])

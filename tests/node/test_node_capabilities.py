@@ -42,7 +42,8 @@ def test_everything_in_one_message() -> None:
         "versions": {"torch": "2.13.0+cpu"},
         "numerics_classes": ["samebits-1", "torch/2.13.0+cpu/cpu/AVX2"],
     }
-    message = capabilities.capabilities(probed, device="cpu", vnode_memory_bytes=7, max_vnodes=3)
+    message = capabilities.capabilities(probed, device="cpu", vnode_memory_bytes=7, max_vnodes=3, layers=["seccomp"])
+    assert list(message.sandbox_layers) == ["seccomp"]
     assert message.num_cores == len(os.sched_getaffinity(0))
     assert message.gpus[0].name == "G"
     assert message.versions["torch"] == "2.13.0+cpu"
