@@ -8,6 +8,7 @@ from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
 from samebits.attention import attention
 from samebits.bfloat16 import to_bfloat16, to_float32
+from samebits.convert import CannotConvert, convert
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
 from samebits.dropout import dropout
@@ -27,10 +28,12 @@ PROFILE = "samebits-1"
 
 __all__ = [
     "PROFILE",
+    "CannotConvert",
     "add",
     "attention",
     "canary",
     "canonical_",
+    "convert",
     "cos",
     "cross_entropy",
     "digest",

@@ -11,7 +11,7 @@ from samebits.nn.dropout import Dropout
 from samebits.nn.linear import Embedding, Linear
 from samebits.nn.norms import LayerNorm
 from samebits.nn.placing import init_, place_
-from samebits.nn.transformer import MLP, TransformerEncoderLayer
+from samebits.nn.transformer import MLP, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "GELU",
@@ -28,6 +28,7 @@ __all__ = [
     "Sequential",
     "Softmax",
     "Tanh",
+    "TransformerEncoder",
     "TransformerEncoderLayer",
     "init_",
     "place_",

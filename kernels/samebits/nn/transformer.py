@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, ModuleList
 
 import samebits
 from samebits.nn.activations import GELU, ReLU
@@ -69,3 +71,17 @@ class TransformerEncoderLayer(Module):
             x = samebits.add(skip, inner)
             x = x if self.norm_first else norm(x)
         return x
+
+
+class TransformerEncoder(Module):
+    """One layer after another, and a norm at the end if there is one."""
+
+    def __init__(self, layers: Iterable[Module], norm: Module | None = None) -> None:
+        super().__init__()
+        self.layers, self.norm = ModuleList(layers), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, F], of the same shape after."""
+        for layer in self.layers:
+            x = layer(x)
+        return x if self.norm is None else self.norm(x)

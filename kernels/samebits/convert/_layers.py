@@ -1,0 +1,117 @@
+"""torch's layers and their counterparts: what is carried over, and which options are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn as plain
+from torch.nn import Module
+from torch.nn import functional as operations
+
+from samebits import nn
+from samebits.convert._errors import Unfit
+
+
+def sharing(twin: Module, old: Module, *names: str) -> Module:
+    """The twin with the old module's parameters or buffers themselves, and its mode."""
+    for name in names:
+        setattr(twin, name, getattr(old, name))
+    twin.training = old.training
+    return twin
+
+
+def _linear(old: Any) -> Module:
+    return sharing(nn.Linear(old.in_features, old.out_features, old.bias is not None), old, "weight", "bias")
+
+
+def _embedding(old: Any) -> Module:
+    if old.max_norm is not None or old.scale_grad_by_freq or old.sparse:
+        raise Unfit("max_norm, scale_grad_by_freq and sparse have no counterpart")
+    return sharing(nn.Embedding(old.num_embeddings, old.embedding_dim, old.padding_idx), old, "weight")
+
+
+def _layer_norm(old: Any) -> Module:
+    if old.weight is None or old.bias is None or len(old.normalized_shape) != 1:
+        raise Unfit("only the last axis, with weight and bias, has a counterpart")
+    return sharing(nn.LayerNorm(old.normalized_shape, old.eps), old, "weight", "bias")
+
+
+def _gelu(old: Any) -> Module:
+    if old.approximate != "none":
+        raise Unfit(f"approximate={old.approximate!r} has no counterpart, only the erf form")
+    return nn.GELU()
+
+
+def _softmax(old: Any) -> Module:
+    if old.dim != -1:
+        raise Unfit(f"dim={old.dim} has no counterpart, only dim=-1")
+    return nn.Softmax()
+
+
+def _dropout(old: Any) -> Module:
+    return sharing(nn.Dropout(old.p), old)
+
+
+def _flatten(old: Any) -> Module:
+    return nn.Flatten(old.start_dim, old.end_dim)
+
+
+def _attention(old: Any, causal: bool) -> nn.MultiheadAttention:
+    options = {
+        "a dropout of attention weights": old.dropout != 0.0,
+        "bias_k and bias_v": old.bias_k is not None or old.bias_v is not None,
+        "add_zero_attn": old.add_zero_attn,
+        "keys or values of another width": not old._qkv_same_embed_dim,
+        "a projection without bias": old.in_proj_bias is None or old.out_proj.bias is None,
+        "batch_first=False": not old.batch_first,
+    }
+    found = [text for text, holds in options.items() if holds]
+    if found:
+        raise Unfit(f"attention with {', '.join(found)} has no counterpart")
+    twin = nn.MultiheadAttention(old.embed_dim, old.num_heads, causal)
+    sharing(twin, old, "in_proj_weight", "in_proj_bias")
+    sharing(twin.out_proj, old.out_proj, "weight", "bias")
+    return twin
+
+
+def _activation(old: Any) -> str:
+    named = {operations.relu: "relu", operations.gelu: "gelu"}
+    chosen = named.get(old) if callable(old) and not isinstance(old, Module) else None
+    if type(old) is plain.ReLU:
+        chosen = "relu"
+    if type(old) is plain.GELU and old.approximate == "none":
+        chosen = "gelu"
+    if chosen is None:
+        raise Unfit(f"activation {old!r} has no counterpart, only relu and gelu")
+    return chosen
+
+
+def encoder_layer(old: Any, causal: bool) -> Module:
+    """A TransformerEncoderLayer."""
+    width, hidden = old.linear1.in_features, old.linear1.out_features
+    rates = {part.p for part in (old.dropout, old.dropout1, old.dropout2)}
+    if len(rates) != 1:
+        raise Unfit("dropouts of several rates have no counterpart")
+    heads, eps, activation = old.self_attn.num_heads, old.norm1.eps, _activation(old.activation)
+    attention = _attention(old.self_attn, causal)
+    twin = nn.TransformerEncoderLayer(width, heads, hidden, rates.pop(), activation, eps, old.norm_first, causal)
+    twin.self_attn = attention
+    makers = {"linear": _linear, "norm": _layer_norm, "dropout": _dropout}
+    for name in ("linear1", "linear2", "norm1", "norm2", "dropout", "dropout1", "dropout2"):
+        setattr(twin, name, makers[name.rstrip("12")](getattr(old, name)))
+    return sharing(twin, old)
+
+
+LAYERS: dict[type[Module], Callable[[Any], Module]] = {
+    plain.Dropout: _dropout,
+    plain.Embedding: _embedding,
+    plain.Flatten: _flatten,
+    plain.GELU: _gelu,
+    plain.Identity: lambda old: nn.Identity(),
+    plain.LayerNorm: _layer_norm,
+    plain.Linear: _linear,
+    plain.ReLU: lambda old: nn.ReLU(),
+    plain.Softmax: _softmax,
+    plain.Tanh: lambda old: nn.Tanh(),
+}
