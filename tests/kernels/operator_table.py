@@ -12,7 +12,16 @@ from kernels_bits import floats
 from torch import Tensor
 
 Call = Callable[..., Tensor]
-NO_OPERATORS = {"canary", "canonical_", "digest", "get_num_threads", "set_num_threads", "warm", "convert"}
+NO_OPERATORS = {
+    "canary",
+    "canonical_",
+    "digest",
+    "get_num_threads",
+    "set_num_threads",
+    "warm",
+    "convert",
+    "CannotConvert",
+}
 NO_OPERATORS |= {"to_float32"}  # takes bfloat16; test_kernels_bfloat16.py
 SHARED = "matmul with one b for all batches"  # an entry's key beside the operator's name
 

@@ -64,7 +64,7 @@ LAYERS: list[tuple[nn.Module, str]] = [
     (encoder(dropout=0.1), "attention with a dropout of attention weights has no counterpart"),
     (encoder(batch_first=False), "batch_first=False"),
     (encoder(activation=functional.silu), "only relu and gelu"),
-    (encoder(bias=False), "a projection without bias"),
+    (encoder(bias=False), "only the last axis, with weight and bias"),
     (nn.MultiheadAttention(8, 2), "torch.nn.modules.activation.MultiheadAttention has no counterpart"),
 ]
 

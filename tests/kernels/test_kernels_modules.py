@@ -92,6 +92,20 @@ def test_modules_are_compositions_of_the_operators() -> None:
     assert_same_bits(residual(x), samebits.add(x, mlp(x)))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_with_grouped_queries_and_rotary(bias: bool) -> None:
+    layer = nn.init_(nn.MultiheadAttention(12, 6, bias, causal=True, num_kv_heads=2, rotary_base=100.0), seed=1)
+    p, x = dict(layer.named_parameters()), batch(2, 5, 12)
+    assert p["in_proj_weight"].shape == (20, 12)
+    first, last = (p["in_proj_weight"], p.get("in_proj_bias")), (p["out_proj.weight"], p.get("out_proj.bias"))
+    options: dict[str, Any] = {"causal": True, "num_kv_heads": 2, "rotary_base": 100.0}
+    assert_same_bits(layer(x), samebits.multihead_attention(x, *first, *last, 6, **options))
+    mask = torch.arange(5).ge(2).view(1, 1, 1, 5)
+    assert_same_bits(layer(x, mask), samebits.multihead_attention(x, *first, *last, 6, mask=mask, **options))
+    with pytest.raises(ValueError, match=r"^MultiheadAttention: 6 heads cannot share 4 heads of keys"):
+        nn.MultiheadAttention(12, 6, num_kv_heads=4)
+
+
 def test_a_residual_sums_its_gradients_in_order() -> None:
     x, grad = batch(3, 4).requires_grad_(), batch(3, 4, seed=2)
     body = nn.init_(nn.Linear(4, 4), seed=1)

@@ -23,7 +23,7 @@ PACKAGE = Path(samebits.__file__).parent
 LIMIT_S = 280  # of a run that compiles everything anew
 # Public callables that compute no result of the contract.
 NO_OPERATORS = {"canary", "canonical_", "digest", "get_num_threads", "set_num_threads", "warm"}
-NO_OPERATORS |= {"optim.power", "random.site"}
+NO_OPERATORS |= {"optim.power", "random.site", "convert", "CannotConvert"}
 
 
 def public_operators() -> set[str]:

@@ -63,13 +63,12 @@ def _attention(old: Any, causal: bool) -> nn.MultiheadAttention:
         "bias_k and bias_v": old.bias_k is not None or old.bias_v is not None,
         "add_zero_attn": old.add_zero_attn,
         "keys or values of another width": not old._qkv_same_embed_dim,
-        "a projection without bias": old.in_proj_bias is None or old.out_proj.bias is None,
         "batch_first=False": not old.batch_first,
     }
     found = [text for text, holds in options.items() if holds]
     if found:
         raise Unfit(f"attention with {', '.join(found)} has no counterpart")
-    twin = nn.MultiheadAttention(old.embed_dim, old.num_heads, causal)
+    twin = nn.MultiheadAttention(old.embed_dim, old.num_heads, old.in_proj_bias is not None, causal=causal)
     sharing(twin, old, "in_proj_weight", "in_proj_bias")
     sharing(twin.out_proj, old.out_proj, "weight", "bias")
     return twin

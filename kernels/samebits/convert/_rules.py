@@ -44,8 +44,14 @@ def _whole(number: Any) -> int:
     return number
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    return attention(q, k, v, causal)
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, grouped: bool = False
+) -> Tensor:  # fmt: skip
+    """torch's scaled_dot_product_attention: a mask may lack leading axes; queries are grouped only where asked for."""
+    if not grouped and q.shape[1] != k.shape[1]:
+        raise ValueError(f"attention: {q.shape[1]} heads of queries and {k.shape[1]} of keys, without enable_gqa")
+    whole = mask if mask is None else mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
+    return attention(q, k, v, bool(causal), whole)
 
 
 _ONE, _TWO = ("input",), ("input", "other")
@@ -66,7 +72,7 @@ RULES: dict[Any, Rule] = {
     operations.scaled_dot_product_attention: Rule(
         _attention,
         ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"),
-        {"attn_mask": None, "dropout_p": 0.0, "scale": None, "enable_gqa": False},
+        {"dropout_p": 0.0, "scale": None},
     ),
     torch.relu: Rule(relu, _ONE),
     "relu": Rule(relu, _ONE),

@@ -47,7 +47,7 @@ class TransformerEncoderLayer(Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.self_attn = MultiheadAttention(d_model, nhead, causal)
+        self.self_attn = MultiheadAttention(d_model, nhead, causal=causal)
         self.linear1, self.linear2 = Linear(d_model, dim_feedforward), Linear(dim_feedforward, d_model)
         self.norm1, self.norm2 = LayerNorm(d_model, layer_norm_eps), LayerNorm(d_model, layer_norm_eps)
         self.dropout, self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
