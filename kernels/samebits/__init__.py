@@ -8,6 +8,7 @@ from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
 from samebits.attention import attention
 from samebits.bfloat16 import to_bfloat16, to_float32
+from samebits.conv2d import conv2d
 from samebits.convert import CannotConvert, convert
 from samebits.cross_entropy import cross_entropy, row_sum
 from samebits.digest import canonical_, digest
@@ -20,6 +21,7 @@ from samebits.layer_norm import layer_norm
 from samebits.matmul import linear, matmul
 from samebits.mean_pool import mean_pool
 from samebits.multihead_attention import multihead_attention
+from samebits.pool import avg_pool2d, max_pool2d
 from samebits.position_embedding import position_embedding
 from samebits.rotary import rotary
 from samebits.softmax import softmax
@@ -31,8 +33,10 @@ __all__ = [
     "CannotConvert",
     "add",
     "attention",
+    "avg_pool2d",
     "canary",
     "canonical_",
+    "conv2d",
     "convert",
     "cos",
     "cross_entropy",
@@ -48,6 +52,7 @@ __all__ = [
     "linear",
     "log",
     "matmul",
+    "max_pool2d",
     "mean_pool",
     "multihead_attention",
     "nn",

@@ -83,6 +83,12 @@ def store32(context: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def load_i32(context: Any, pointer: Any, index: Any) -> Any:
+    """The int32 at pointer[index]."""
+    return types.int32(types.intp, types.intp), _load(I32)
+
+
+@intrinsic
 def load_i64(context: Any, pointer: Any, index: Any) -> Any:
     """The int64 at pointer[index]."""
     return types.int64(types.intp, types.intp), _load(I64)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from samebits import PROFILE
 from samebits.digest import digest
-from samebits.selftest import _casts, _drawn, _elements, _heads, _loss, _optimizers, _products, _random, _rows
+from samebits.selftest import _casts, _drawn, _elements, _heads, _images, _loss, _optimizers, _products, _random, _rows
 from samebits.selftest._registry import CASES
 from samebits.selftest._values import Values
 
@@ -27,6 +27,7 @@ PARTS = (
     _drawn,
     _elements,
     _heads,
+    _images,
     _loss,
     _optimizers,
     _products,

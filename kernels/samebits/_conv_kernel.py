@@ -1,0 +1,150 @@
+"""The gradients of a convolution's kernel and bias: chains over (image, row, column) of the output."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samebits._chains import lane_sums
+from samebits._compile import kernel, routine
+from samebits._gemm import pack_columns
+from samebits._intrinsics import load32, store32
+from samebits._planes import Window
+from samebits._taps_tile import HEIGHTS, TAPS, taps_tile
+from samebits._threads import get_num_threads, run, scratch, shares
+from samebits._vectors import LANES
+
+FLOAT, INT64 = 4, 8  # bytes
+ZERO = np.float32(0.0)
+SHORT, STEP = HEIGHTS[0], HEIGHTS[1] - HEIGHTS[0]
+WORTH_THREADS = 1 << 18  # multiply-adds below which handing out work costs more than it saves
+
+
+class Taps(NamedTuple):
+    """The taps of all channels of a group, in tiles of TAPS; the last tile's spare ones repeat its first."""
+
+    tiles: int
+    offsets: Tensor
+    """Floats from a place's first element of the padded input, [tiles, TAPS]."""
+    row_bits: Tensor
+    """Bit t of [tile, i]: whether row i of the output has tap t."""
+    column_bits: Tensor
+
+
+@lru_cache(maxsize=256)
+def taps_of(rows: Window, columns: Window, channels: int) -> Taps:
+    """The tables of a convolution with so many channels in a group."""
+    total = channels * rows.kernel * columns.kernel
+    tiles = -(-total // TAPS)
+    height, width = rows.size + 2 * rows.padding, columns.size + 2 * columns.padding
+    taps = np.arange(tiles * TAPS)
+    taps = np.where(taps < total, taps, taps // TAPS * TAPS)
+    channel, rest = taps // (rows.kernel * columns.kernel), taps % (rows.kernel * columns.kernel)
+    row, column = rest // columns.kernel * rows.dilation, rest % columns.kernel * columns.dilation
+    offsets = (channel * height + row) * width + column
+    bits = []
+    for window, place in ((rows, row), (columns, column)):
+        there = np.arange(window.outputs)[:, None] * window.stride - window.padding + place[None, :]
+        inside = ((there >= 0) & (there < window.size)).reshape(window.outputs, tiles, TAPS)
+        bits.append(torch.from_numpy((inside.astype(np.int64) << np.arange(TAPS)).sum(axis=-1).T.copy()))
+    return Taps(tiles, torch.from_numpy(offsets.reshape(tiles, TAPS)), *bits)
+
+
+@routine()
+def pad(plane: int, rows: int, columns: int, row_padding: int, column_padding: int, target: int) -> None:
+    """Copy a plane with so many rows and columns of +0 around it."""
+    pitch = columns + 2 * column_padding
+    for place in range((rows + 2 * row_padding) * pitch):
+        store32(target, place, ZERO)
+    for i in range(rows):
+        line, goal = plane + i * columns * FLOAT, target + ((i + row_padding) * pitch + column_padding) * FLOAT
+        for j in range(columns):
+            store32(goal, j, load32(line, j))
+
+
+@routine()
+def store_sums(sums: int, taps: int, lanes: int, row: int, target: int) -> None:
+    """Turn [taps, LANES] back into `lanes` rows of taps."""
+    for lane in range(lanes):
+        for t in range(taps):
+            store32(target, lane * row + t, load32(sums, t * LANES + lane))
+
+
+@kernel("void(" + ", ".join(["intp"] * 27) + ")")
+def _kernel_gradient(
+    x: int, grad: int, weight_grad: int, bias_grad: int, images: int, groups: int, channels: int, outputs: int,
+    rows: int, columns: int, row_padding: int, column_padding: int, row_stride: int, column_stride: int,
+    out_rows: int, out_columns: int, total: int, tiles: int, offsets: int, row_bits: int, column_bits: int,
+    blocks: int, unit: int, first: int, last: int, panel: int, scratch: int,
+) -> None:  # fmt: skip
+    """Tiles first..last of taps, of block `unit` of LANES output channels. Scratch: sums, then the padded planes."""
+    g, lane = unit // blocks, unit % blocks * LANES
+    lanes, begin, end = min(LANES, outputs - lane), first * TAPS, min(last * TAPS, total)
+    padded = (row_padding > 0) | (column_padding > 0)
+    width = columns + 2 * column_padding
+    plane, places = (rows + 2 * row_padding) * width, out_rows * out_columns
+    planes = scratch + (last - first) * TAPS * LANES * FLOAT
+    own = weight_grad + ((g * outputs + lane) * total + begin) * FLOAT
+    pack_columns(own, total, lanes, 1, end - begin, scratch)
+    bias_sums = bias_grad + (g * outputs + lane) * FLOAT
+    if first == 0 and bias_grad:
+        for i in range(LANES):
+            store32(panel, places * LANES + i, load32(bias_sums, min(i, lanes - 1)))
+    for n in range(images):
+        own_grad = grad + ((n * groups + g) * outputs + lane) * places * FLOAT
+        pack_columns(own_grad, places, lanes, 1, places, panel)
+        source = x + (n * groups + g) * channels * rows * columns * FLOAT
+        if padded:
+            for c in range(channels):
+                own_plane, goal = source + c * rows * columns * FLOAT, planes + c * plane * FLOAT
+                pad(own_plane, rows, columns, row_padding, column_padding, goal)
+            source = planes
+        for tile in range(first, last):
+            height = SHORT + (min(TAPS, total - tile * TAPS) - 1) // STEP * STEP
+            taps_tile(
+                source, row_stride * width, column_stride, offsets + tile * TAPS * INT64,
+                row_bits + tile * out_rows * INT64, column_bits + tile * out_columns * INT64, panel,
+                out_rows, out_columns, scratch + (tile - first) * TAPS * LANES * FLOAT, height,
+            )  # fmt: skip
+        if first == 0 and bias_grad:
+            lane_sums(places, panel, panel + places * LANES * FLOAT)
+    store_sums(scratch, end - begin, lanes, total, own)
+    if first == 0 and bias_grad:
+        for i in range(lanes):
+            store32(bias_sums, i, load32(panel, places * LANES + i))
+
+
+def continue_kernel(
+    x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor | None, windows: tuple[Window, Window], groups: int
+) -> None:
+    """Continue the gradients of weight and bias in place, by contiguous x and grad of the output."""
+    rows, columns = windows
+    channels, outputs = x.shape[1] // groups, grad.shape[1] // groups
+    taps = taps_of(rows, columns, channels)
+    total, blocks = channels * rows.kernel * columns.kernel, -(-outputs // LANES)
+    places = grad.shape[2] * grad.shape[3]
+    arguments = (
+        x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), 0 if bias_grad is None else bias_grad.data_ptr(),
+        len(x), groups, channels, outputs, rows.size, columns.size, rows.padding, columns.padding, rows.stride,
+        columns.stride, rows.outputs, columns.outputs, total, taps.tiles, taps.offsets.data_ptr(),
+        taps.row_bits.data_ptr(), taps.column_bits.data_ptr(), blocks,
+    )  # fmt: skip
+    plane = (rows.size + 2 * rows.padding) * (columns.size + 2 * columns.padding)
+    floats = taps.tiles * TAPS * LANES + channels * plane
+
+    def job(begin: int, end: int) -> None:
+        panel = scratch((places + 1) * LANES + floats)
+        for unit in range(begin // taps.tiles, -(-end // taps.tiles)):
+            first = max(begin - unit * taps.tiles, 0)
+            last = min(end - unit * taps.tiles, taps.tiles)
+            _kernel_gradient(*arguments, unit, first, last, panel, panel + (places + 1) * LANES * FLOAT)
+
+    units = groups * blocks * taps.tiles
+    if get_num_threads() == 1 or len(x) * places * units * TAPS * LANES < WORTH_THREADS:
+        job(0, units)
+    else:
+        run([partial(job, *edges) for edges in shares(units, 1)])
