@@ -125,7 +125,13 @@ def _role(settings: Settings) -> int:
     """Start the role. Each imports only what it needs: a node's front never sees torch."""
     from pnode import roles  # noqa: PLC0415
 
-    return {"node": roles.node, "orchestrator": roles.orchestrator, "devnet": roles.devnet}[settings.role](settings)
+    start = {
+        "node": roles.node,
+        "orchestrator": roles.orchestrator,
+        "devnet": roles.devnet,
+        "selftest": roles.selftest,
+    }
+    return start[settings.role](settings)
 
 
 def _fail(message: str, code: int) -> int:

@@ -11,11 +11,13 @@ _WIDTH = 120
 _SHORT = {
     "node": ("orchestrator.address", "node.port", "node.uuid", "node.data_dir", "limits.memory", "device"),
     "orchestrator": ("orchestrator.port", "orchestrator.heartbeat_s", "store.url", "store.s3.bucket"),
+    "selftest": ("node.num_threads",),
     "devnet": ("job", "job.stages", "job.steps", "devnet.nodes", "devnet.kill", "devnet.folder"),
 }
 _ROLES = {
     "node": "lend this machine: serve VNodes to the network that an orchestrator keeps (the default)",
     "orchestrator": "keep a network: membership, placement, recovery",
+    "selftest": "say whether this machine computes samebits to the bit; exit 1 where it does not",
     "devnet": "everything on this machine: train a job on three PNodes, lose one, end at the same digest",
 }
 _HEAD = """\

@@ -57,6 +57,13 @@ def devnet(settings: Settings) -> int:
     return run_devnet(settings)
 
 
+def selftest(settings: Settings) -> int:
+    """role=selftest: compute what every operator of samebits gives here, and compare it with the golden digests."""
+    from samebits.selftest.__main__ import main  # noqa: PLC0415 - brings torch
+
+    return main(["--json", "--threads", str(settings.node.num_threads)])
+
+
 def node_settings(settings: Settings) -> NodeSettings:
     """What a node is told. Raises ConfigError for what no node can start with."""
     from pnode.node.settings import NodeSettings  # noqa: PLC0415

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from pnode.config.units import Bytes, Flag, Number, OptionalText, Port, Seconds, Text, Whole, nothing_as_none, whole
 
-Role = Literal["node", "orchestrator", "devnet"]
+Role = Literal["node", "orchestrator", "devnet", "selftest"]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
@@ -194,7 +194,7 @@ class LogSection(Section):
 class Settings(Section):
     """All of it."""
 
-    role: Role = Field(description="node, orchestrator or devnet")
+    role: Role = Field(description="node, orchestrator, devnet or selftest")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
     node: NodeSection
     limits: LimitsSection

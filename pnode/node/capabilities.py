@@ -15,6 +15,7 @@ from pnode.v1 import node_pb2
 
 # The instruction sets that kernels look for; cpuinfo lists a hundred more that say nothing about speed here.
 _INSTRUCTION_SETS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+SAMEBITS = "samebits-1"
 _PACKAGES = ("pnode", "torch", "numba", "numpy", "grpcio", "safetensors")
 # What VNodes may have together when the operator names no figure: half of the machine stays with its owner.
 _DEFAULT_SHARE = 0.5
@@ -65,7 +66,16 @@ def capabilities(
         vnode_memory_bytes=vnode_memory_bytes,
         max_vnodes=max_vnodes,
         sandbox_layers=layers,
+        samebits_digest=str(probed.get("samebits", {}).get("digest", "")),
     )
+
+
+def refusals(probed: Mapping[str, Any]) -> dict[str, str]:
+    """Why this node offers no samebits-1, by profile; empty where it does."""
+    if SAMEBITS in probed.get("numerics_classes", []):
+        return {}
+    differing = ", ".join(map(str, probed.get("samebits", {}).get("differing", []))) or "no self-test was run"
+    return {SAMEBITS: f"the self-test of {SAMEBITS} does not give the golden digests: {differing}"}
 
 
 def load(*, num_vnodes: int, vnode_memory_bytes: int, calls_in_flight: int) -> node_pb2.Load:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pnode.errors import Draining, SpecError
 from pnode.node.allocations import Allocations
@@ -21,12 +21,14 @@ class Control:
         gate: Gate,
         allocations: Allocations,
         numerics_classes: list[str],
+        refusals: Mapping[str, str],
         inspect: Callable[[], node_pb2.InspectReply],
         drain: Callable[[str], None],
     ) -> None:
         self._gate = gate
         self._allocations = allocations
         self._profiles = {name.split("/")[0] for name in numerics_classes}
+        self._refusals = refusals
         self._inspect = inspect
         self._drain = drain
 
@@ -43,7 +45,8 @@ class Control:
             if ours != theirs:
                 raise SpecError(name, f"{ours!r} is not the {theirs!r} of the fence")
         if request.spec.profile not in self._profiles:
-            raise SpecError("profile", f"{request.spec.profile!r} is not among {sorted(self._profiles)} of this node")
+            why = self._refusals.get(request.spec.profile, f"not among {sorted(self._profiles)} of this node")
+            raise SpecError("profile", f"{request.spec.profile!r}: {why}")
         self._allocations.allocate(request)
         return node_pb2.AllocateReply()
 

@@ -63,8 +63,12 @@ class Node:
 
     def _wire(self, settings: NodeSettings, store: BlobStore) -> None:
         granted = capabilities.granted_memory_bytes(settings.vnode_memory_bytes)
+        probed = self._zygote.probe()
+        refusals = capabilities.refusals(probed)
+        for why in refusals.values():
+            log.error("VNodes are refused: %s", why)
         self.capabilities = capabilities.capabilities(
-            self._zygote.probe(),
+            probed,
             device=self._zygote.device,
             vnode_memory_bytes=granted,
             max_vnodes=settings.max_vnodes,
@@ -102,6 +106,7 @@ class Node:
             gate=self._gate,
             allocations=self._allocations,
             numerics_classes=classes,
+            refusals=refusals,
             inspect=self.inspect,
             drain=self.drain,
         )

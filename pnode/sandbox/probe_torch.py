@@ -6,12 +6,13 @@ import numba
 import numpy as np
 import samebits
 import torch
+from samebits import selftest
 
 from pnode.vnode import torch_profile
 
 
 def report() -> dict[str, object]:
-    """`versions`, `gpus`, `cpu_capability`, and the numerics classes by device."""
+    """`versions`, `gpus`, `cpu_capability`, the numerics classes by device, and the self-test's findings."""
     gpus = _gpus()
     classes: dict[str, object] = {"cpu": torch_profile.numerics_class("cpu")}
     if gpus:
@@ -22,7 +23,15 @@ def report() -> dict[str, object]:
         "gpus": gpus,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_classes": classes,
+        "samebits": _selftest(),
     }
+
+
+def _selftest() -> dict[str, object]:
+    """The digest, and the operators that do not give the golden one. The zygote itself stays as it is."""
+    torch.set_num_threads(1)
+    report = selftest.run()
+    return {"digest": report.digest, "differing": report.differing(selftest.golden().operators)}
 
 
 def _gpus() -> list[dict[str, object]]:

@@ -79,6 +79,7 @@ class Capabilities(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     VNODE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_VNODES_FIELD_NUMBER: _builtins.int
+    SAMEBITS_DIGEST_FIELD_NUMBER: _builtins.int
     SANDBOX_LAYERS_FIELD_NUMBER: _builtins.int
     num_cores: _builtins.int
     memory_bytes: _builtins.int
@@ -89,6 +90,8 @@ class Capabilities(_message.Message):
     vnode_memory_bytes: _builtins.int
     """granted to all VNodes together"""
     max_vnodes: _builtins.int
+    samebits_digest: _builtins.str
+    """of its self-test: equal digests, equal bits"""
     @_builtins.property
     def instruction_sets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of those that matter to kernels: avx2, avx512f, fma, neon, .."""
@@ -118,11 +121,12 @@ class Capabilities(_message.Message):
         device: _builtins.str = ...,
         vnode_memory_bytes: _builtins.int = ...,
         max_vnodes: _builtins.int = ...,
+        samebits_digest: _builtins.str = ...,
         sandbox_layers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gpus", b"gpus", "instruction_sets", b"instruction_sets", "machine", b"machine", "max_vnodes", b"max_vnodes", "memory_bytes", b"memory_bytes", "num_cores", b"num_cores", "numerics_classes", b"numerics_classes", "sandbox_layers", b"sandbox_layers", "versions", b"versions", "vnode_memory_bytes", b"vnode_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gpus", b"gpus", "instruction_sets", b"instruction_sets", "machine", b"machine", "max_vnodes", b"max_vnodes", "memory_bytes", b"memory_bytes", "num_cores", b"num_cores", "numerics_classes", b"numerics_classes", "samebits_digest", b"samebits_digest", "sandbox_layers", b"sandbox_layers", "versions", b"versions", "vnode_memory_bytes", b"vnode_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,7 +52,14 @@ def taken_port() -> Iterator[int]:
 def test_help_tells_the_roles_and_the_keys_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("role=node", "role=orchestrator", "role=devnet job=digits", "ORCHESTRATOR_ADDRESS", "PNODE_PORT"):
+    for word in (
+        "role=node",
+        "role=orchestrator",
+        "role=selftest",
+        "role=devnet job=digits",
+        "ORCHESTRATOR_ADDRESS",
+        "PNODE_PORT",
+    ):
         assert word in text
     assert max(map(len, text.splitlines())) <= 120
     assert len(text.splitlines()) <= 50

@@ -38,12 +38,15 @@ def test_a_grant_never_exceeds_the_machine() -> None:
 
 def test_everything_in_one_message() -> None:
     probed = {
+        "samebits": {"digest": "ab12", "differing": []},
         "gpus": [{"name": "G", "memory_bytes": 5, "compute_capability": "9.0"}],
         "versions": {"torch": "2.13.0+cpu"},
         "numerics_classes": ["samebits-1", "torch/2.13.0+cpu/cpu/AVX2"],
     }
     message = capabilities.capabilities(probed, device="cpu", vnode_memory_bytes=7, max_vnodes=3, layers=["seccomp"])
     assert list(message.sandbox_layers) == ["seccomp"]
+    assert message.samebits_digest == "ab12"
+    assert capabilities.refusals(probed) == {}
     assert message.num_cores == len(os.sched_getaffinity(0))
     assert message.gpus[0].name == "G"
     assert message.versions["torch"] == "2.13.0+cpu"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from samebits import selftest
 from sandbox_specs import MIB, linear_spec
 from sandbox_world import DEADLINE_S, Exits
 
@@ -232,6 +233,7 @@ def test_the_probe_tells_what_torch_finds(zygote: ZygoteProcess) -> None:
     assert isinstance(probed["gpus"], list)
     assert probed["numerics_classes"][0] == "samebits-1"
     assert probed["numerics_classes"][1].startswith("torch/")
+    assert probed["samebits"] == {"digest": selftest.golden().digest, "differing": []}
 
 
 def test_a_loaded_zygote_has_one_thread_and_no_gpu(zygote: ZygoteProcess) -> None:
