@@ -155,10 +155,11 @@ def _vector_maximum(context: Any, row: Any, count: Any) -> Any:
         _ascend(builder, blocks, address, 4, step)
         chains = [v.load(v.at(v.pointer(address), I64(i * LANES))) for i in range(4)]
         both = larger(larger(chains[0], chains[1]), larger(chains[2], chains[3]))
-        result = builder.extract_element(both, I32(0))
-        for lane in range(1, LANES):
-            result = larger(builder.extract_element(both, I32(lane)), result)
-        return result
+        apart = LANES // 2
+        while apart:  # half the lanes against the other half, down to one
+            both = larger(v.shuffle(both, both, [(lane + apart) % LANES for lane in range(LANES)]), both)
+            apart //= 2
+        return builder.extract_element(both, I32(0))
 
     return types.float32(types.intp, types.intp), generate
 

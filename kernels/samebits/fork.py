@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +12,11 @@ from samebits._accumulate import refuse_second_derivative
 from samebits._check import require, require_tensor
 from samebits._compile import kernel
 from samebits._intrinsics import load32, store32
+from samebits._maps import mapped
 from samebits._split import split
 from samebits.bfloat16 import rounded, stored_dtype, widened
+
+ZERO: Any = np.float32(0.0)
 
 
 @kernel("void(intp, intp, intp, intp)")
@@ -20,6 +24,25 @@ def _add(total: int, x: int, begin: int, end: int) -> None:
     """total[i] = total[i] + x[i]."""
     for i in range(begin, end):
         store32(total, i, load32(total, i) + load32(x, i))
+
+
+@kernel("void(intp, intp, intp, intp, intp)")
+def _add_first_two(x: int, y: int, total: int, begin: int, end: int) -> None:
+    """total[i] = (+0 + x[i]) + y[i]: the first sum turns -0 into +0."""
+    for i in range(begin, end):
+        store32(total, i, (ZERO + load32(x, i)) + load32(y, i))
+
+
+def _sum(grads: list[Tensor]) -> Tensor:
+    """((+0 + g[0]) + g[1]) + ..., the first two in one pass."""
+    if len(grads) == 1:
+        total = torch.zeros(grads[0].shape, dtype=torch.float32)
+    else:
+        first, second, *grads = grads
+        total = mapped(_add_first_two, first, second)
+    for grad in grads:
+        split(_add, total.numel(), 1, total.data_ptr(), grad.data_ptr())
+    return total
 
 
 class _Fork(torch.autograd.Function):
@@ -34,11 +57,9 @@ class _Fork(torch.autograd.Function):
         present = [grad.contiguous() for grad in grads if grad is not None]
         if not present:
             return None, None
-        total, is_narrow = torch.zeros(present[0].shape, dtype=torch.float32), present[0].dtype is torch.bfloat16
-        for grad in present:
-            wide = widened(grad) if is_narrow else grad
-            split(_add, total.numel(), 1, total.data_ptr(), wide.data_ptr())
-        return rounded(total) if is_narrow else total, None
+        if present[0].dtype is torch.bfloat16:
+            return rounded(_sum([widened(grad) for grad in present])), None
+        return _sum(present), None
 
 
 def fork(x: Tensor, n: int) -> tuple[Tensor, ...]:
