@@ -143,7 +143,7 @@ def softmax_rows(
             store32(line, j, ZERO)
 
 
-@kernel("void(intp, float32, intp, intp, intp)")
+@kernel("void(intp, float32, intp, intp, intp)", binary64=True)
 def forward(table: int, scale: float, scratch: int, begin: int, end: int) -> None:
     """Heads begin..end of the table's operands: out from q, k and v; the probabilities in p, or dropped."""
     rows, keys, width = load_i64(table, NUM_ROWS), load_i64(table, KEYS), load_i64(table, WIDTH)

@@ -103,7 +103,7 @@ def by_rows(
                 add_multiple(load32(p, i * keys + j), b + i * b_row * FLOAT, c + j * c_row * FLOAT, width)
 
 
-@kernel("void(intp, float32, intp, intp, intp)")
+@kernel("void(intp, float32, intp, intp, intp)", binary64=True)
 def forward(table: int, scale: float, scratch: int, begin: int, end: int) -> None:
     """Query heads begin..end of the table's operands: out from q, k, v and mask; p keeps probabilities."""
     rows, keys, width = load_i64(table, NUM_ROWS), load_i64(table, KEYS), load_i64(table, WIDTH)

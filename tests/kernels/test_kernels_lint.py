@@ -30,6 +30,15 @@ WRITTEN = {
         from_numpy int16 int32 int64 int8 is_grad_enabled isnan no_grad optim strided tensor uint8 zeros""",
 }
 ALLOWED = {module: set(names.split()) for module, names in WRITTEN.items()}
+ALLOWED["numpy"] = ALLOWED["np"]
+PRIVATE = {"_will_engine_execute_node"}  # of torch._C
+# Of arrays and tensors: what a library computes in an order or by functions of its own.
+COMPUTING = """
+    addbmm addcdiv addcmul addmm addmv addr baddbmm bmm cos cosh cumprod cumsum dist dot erf erfc erfinv exp
+    exp2 expm1 hypot inner lerp log log10 log1p log2 log_softmax logcumsumexp logsumexp matmul mean mm mv norm
+    outer pow prod rsqrt sigmoid sin sinc sinh softmax sqrt std sum tan tanh trace var vdot
+"""
+METHODS = set(COMPUTING.split())
 LAYERS = {"Module", "ModuleList", "Parameter", "Sequential"}  # of torch.nn: what holds parameters and computes nothing
 BUILTINS = {"sum", "pow", "divmod"}
 MODULES = {"cmath", "random", "scipy", "statistics", "mpmath", "secrets"}
@@ -46,7 +55,9 @@ def exact_power(node: ast.BinOp) -> bool:
 
 def findings(source: str) -> Iterator[str]:
     """What is not allowed, as line and reason."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    modules = modules_of(tree)
+    for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and not exact_power(node):
             yield f"{line}: **"
@@ -58,7 +69,26 @@ def findings(source: str) -> Iterator[str]:
             module = node.value.id
             if module in ALLOWED and node.attr not in ALLOWED[module]:
                 yield f"{line}: {module}.{node.attr}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch._C" and node.attr not in PRIVATE:
+            yield f"{line}: torch._C.{node.attr}"
         yield from imports(node, line)
+        yield from methods(node, line, modules)
+
+
+def methods(node: ast.AST, line: int, modules: set[str]) -> Iterator[str]:
+    """Products, sums and functions that NumPy or torch would compute: by a method, or by `@`. Integers are exact."""
+    if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
+        yield f"{line}: @"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        owner, name = ast.unparse(node.func.value), node.func.attr.removesuffix("_")
+        if name in METHODS and owner not in modules and "np.int64" not in owner:
+            yield f"{line}: {owner}.{node.func.attr}()"
+
+
+def modules_of(tree: ast.AST) -> set[str]:
+    """The names of what a source imports: such a module's functions are judged where they are written."""
+    imported = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return {*ALLOWED, *(name.asname or name.name for node in imported for name in node.names)}
 
 
 def imports(node: ast.AST, line: int) -> Iterator[str]:
@@ -87,8 +117,10 @@ BAD = """y = x ** 2; y = 2 ** x; y **= 2; y = 10.0 ** -3; sum(xs); pow(x, 2); ma
 np.sum(x); np.random.rand(); torch.exp(x); torch.rand(2); torch.matmul(a, b); import random; import numpy as n
 from math import exp; from random import gauss; from torch.nn import Linear
 from torch.nn.functional import relu; torch.nn.functional.relu(x)
-import math as m; import scipy.special; from numpy import random"""
+import math as m; import scipy.special; from numpy import random; numpy.exp(x); a @ b; a @= b
+x.sum(); x.mean(dim=0); x.exp_(); torch.Tensor.exp(x); torch._C._nn.gelu(x); np.zeros(3).sum(); (a * b).sum()"""
 GOOD = ["y = 2.0 ** -24", "y = 2 ** 10", "math.sqrt(x)", "import math", "np.float32(1)", "from torch import Tensor"]
+GOOD += ["x.astype(np.int64).sum()", "from samebits import elementary\nelementary.exp(x)"]
 
 
 @pytest.mark.parametrize("bad", [line.strip() for line in BAD.replace("\n", ";").split(";")])
