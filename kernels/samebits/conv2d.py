@@ -13,6 +13,7 @@ from samebits._conv import sweep_planes
 from samebits._conv_kernel import continue_kernel
 from samebits._planes import Window, backward_axes, forward_axis, sweep
 from samebits._split import differentiable
+from samebits._storage import stored
 
 Pair = int | tuple[int, int]
 Windows = tuple[Window, Window]
@@ -86,6 +87,7 @@ def _windows(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: P
     return rows, columns
 
 
+@stored("x", parameters=("weight", "bias"))
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1,
     groups: int = 1,

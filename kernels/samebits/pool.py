@@ -16,6 +16,7 @@ from samebits._compile import kernel
 from samebits._intrinsics import load32, load_i32, store32
 from samebits._planes import Window
 from samebits._split import split
+from samebits._storage import stored
 from samebits._vectors import LANES
 from samebits._windows import window_maxima
 from samebits.conv2d import Pair, pair
@@ -173,6 +174,7 @@ def _windows(operator: str, x: Tensor, kernel_size: Pair, stride: Pair | None, p
     return rows, columns
 
 
+@stored("x")
 def max_pool2d(x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Tensor:
     """The maximum of each window of float32 x [B, C, H, W]; stride is kernel_size by default.
 
@@ -188,6 +190,7 @@ def max_pool2d(x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding
     return result
 
 
+@stored("x")
 def avg_pool2d(x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Tensor:
     """The mean of each window of float32 x [B, C, H, W]; stride is kernel_size by default.
 

@@ -90,10 +90,9 @@ ENTRIES |= {
     "rotary": Entry("rotary", samebits.rotary, ((3, 5, 6),)),
     "conv2d": Entry(
         "conv2d", lambda x, w, b: samebits.conv2d(x, w, b, (1, 2), 1), ((3, 5, 6),), ((5, 3, 3, 2), (5,)),
-        bfloat16="no",
     ),
-    "max_pool2d": Entry("max_pool2d", lambda x: samebits.max_pool2d(x, 3, 2, 1), ((2, 5, 6),), bfloat16="no"),
-    "avg_pool2d": Entry("avg_pool2d", lambda x: samebits.avg_pool2d(x, 3, 2, 1), ((2, 5, 6),), bfloat16="no"),
+    "max_pool2d": Entry("max_pool2d", lambda x: samebits.max_pool2d(x, 3, 2, 1), ((2, 5, 6),)),
+    "avg_pool2d": Entry("avg_pool2d", lambda x: samebits.avg_pool2d(x, 3, 2, 1), ((2, 5, 6),)),
     "mean_pool": Entry("mean_pool", samebits.mean_pool, ((3, 7),)),
     "position_embedding": Entry("position_embedding", samebits.position_embedding, ((3, 7),), ((3, 7),)),
     "embedding": Entry("embedding", samebits.embedding, ((-4, 3),), ((4, 5),), bfloat16="alike"),

@@ -76,12 +76,15 @@ def findings(source: str) -> Iterator[str]:
 
 
 def methods(node: ast.AST, line: int, modules: set[str]) -> Iterator[str]:
-    """Products, sums and functions that NumPy or torch would compute: by a method, or by `@`. Integers are exact."""
+    """Products, sums and functions that NumPy or torch would compute: by a method, or by `@`. Integers are exact.
+
+    A layer's own parts (self.norm) are layers.
+    """
     if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
         yield f"{line}: @"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         owner, name = ast.unparse(node.func.value), node.func.attr.removesuffix("_")
-        if name in METHODS and owner not in modules and "np.int64" not in owner:
+        if name in METHODS and owner not in {*modules, "self"} and "np.int64" not in owner:
             yield f"{line}: {owner}.{node.func.attr}()"
 
 
