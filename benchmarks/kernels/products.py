@@ -20,10 +20,15 @@ Operator = Callable[..., Tensor]
 
 
 def _backward(operator: Operator, leaf: int, grad: Tensor, *arguments: Tensor) -> Callable[[], object]:
-    """Only the gradient of argument `leaf`, again and again from one graph."""
+    """Only the gradient of argument `leaf`, into an empty .grad as at the start of a step, again from one graph."""
     inputs = [tensor.detach().requires_grad_(i == leaf) for i, tensor in enumerate(arguments)]
-    out = operator(*inputs)
-    return lambda: torch.autograd.grad(out, inputs[leaf], grad, retain_graph=True)
+    out, wanted = operator(*inputs), inputs[leaf]
+
+    def run() -> None:
+        wanted.grad = None
+        out.backward(grad, retain_graph=True)
+
+    return run
 
 
 def _forward(operator: Operator, *arguments: Tensor) -> Callable[[], object]:

@@ -31,13 +31,18 @@ class Gradient(NamedTuple):
     """Contiguous binary32; holds the chain so far (+0 at the beginning). The kernel continues it in place."""
     returned: Tensor | None
     """What the backward returns to torch for this input: None when the buffer is the parameter's own .grad."""
+    fresh: bool = False
+    """Whether nothing is in the buffer yet, not even +0: the kernel begins the chain. Only if asked for."""
 
 
-def gradient_of(ctx: Any, position: int, like: Tensor | torch.Size, operator: str) -> Gradient | None:
+def gradient_of(
+    ctx: Any, position: int, like: Tensor | torch.Size, operator: str, *, may_be_fresh: bool = False
+) -> Gradient | None:
     """Decide where the gradient of input `position` goes; call this inside a backward, once per such input.
 
     ctx: the autograd context, whose `next_functions` name the node that each input's gradient flows to.
     like: the input, or its shape.
+    may_be_fresh: the caller looks at `fresh`, and is spared the zeros where a chain begins.
     None: nobody asks for this gradient; skip the work.
 
     torch's own answer decides (`_will_engine_execute_node`, torch 2.13): True, the node of the leaf runs after us, so
@@ -49,28 +54,33 @@ def gradient_of(ctx: Any, position: int, like: Tensor | torch.Size, operator: st
     node = ctx.next_functions[position][0]
     leaf: Tensor | None = getattr(node, "variable", None)
     if leaf is None:
-        return _separate(like)
+        return _separate(like, may_be_fresh)
     try:
         accumulates = torch._C._will_engine_execute_node(node)
     except RuntimeError:
-        return _separate(like)
-    return _in_place(leaf, operator) if accumulates else None
+        return _separate(like, may_be_fresh)
+    return _in_place(leaf, operator, may_be_fresh) if accumulates else None
 
 
-def _separate(like: Tensor | torch.Size) -> Gradient:
-    buffer = torch.zeros(like.shape if isinstance(like, Tensor) else like, dtype=torch.float32)
-    return Gradient(buffer, buffer)
+def _begin(shape: torch.Size, fresh: bool) -> Tensor:
+    return (torch.empty if fresh else torch.zeros)(shape, dtype=torch.float32)
 
 
-def _in_place(leaf: Tensor, operator: str) -> Gradient:
+def _separate(like: Tensor | torch.Size, fresh: bool) -> Gradient:
+    buffer = _begin(like.shape if isinstance(like, Tensor) else like, fresh)
+    return Gradient(buffer, buffer, fresh)
+
+
+def _in_place(leaf: Tensor, operator: str, may_be_fresh: bool) -> Gradient:
     if leaf._backward_hooks or leaf._post_accumulate_grad_hooks:
         raise RuntimeError(
             f"{operator}: a parameter has gradient hooks, which fused accumulation into .grad would pass by; "
             "remove them, or ask for the gradient with torch.autograd.grad"
         )
     if leaf.grad is None:
-        leaf.grad = torch.zeros(leaf.shape, dtype=torch.float32)
-    elif not leaf.grad.is_contiguous():
+        leaf.grad = _begin(leaf.shape, may_be_fresh)
+        return Gradient(leaf.grad, None, may_be_fresh)
+    if not leaf.grad.is_contiguous():
         leaf.grad = leaf.grad.contiguous()
     torch.autograd.graph.increment_version(leaf.grad)
     return Gradient(leaf.grad, None)

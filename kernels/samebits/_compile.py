@@ -51,19 +51,22 @@ class Kernel:
         self.dispatcher._cache = KernelCache(self.name, function)
         self.__doc__ = function.__doc__
         self._address = 0
+        self._loaded = False
         self._entry: Callable[..., Any] = self._first_call
 
     def load(self) -> None:
         """Compile now, or load from the cache."""
-        if self._entry is self.dispatcher:
+        if self._loaded:
             return
         with _loading[0]:
-            if self._entry is not self.dispatcher:
+            if not self._loaded:
                 triple, _, features = target()
                 refuse_without_fma(triple, features)
                 self.dispatcher.compile(self.signature)
                 self.dispatcher.disable_compile()
-                self._entry = self.dispatcher
+                (compiled,) = self.dispatcher.overloads.values()
+                self._entry = compiled.entry_point  # there is one signature, so nothing to choose by the arguments
+                self._loaded = True
 
     def address(self) -> int:
         """Where the compiled code lies, for `call_kernel` from another kernel; loads it first."""
@@ -75,7 +78,7 @@ class Kernel:
 
     def _first_call(self, *arguments: Any) -> Any:
         self.load()
-        return self.dispatcher(*arguments)
+        return self._entry(*arguments)
 
     def unguarded(self, *arguments: Any) -> Any:
         """Call without asking the canary first."""

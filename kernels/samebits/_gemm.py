@@ -16,24 +16,30 @@ from samebits._intrinsics import call_kernel, load32, store32
 from samebits._tile import copy_vector, tile, transpose_block
 from samebits._vectors import LANES, ROWS, VECTORS
 
-DEPTH = 256  # k per block: a panel of B stays in the first-level cache, or near it
+DEPTH = 384  # k per block: a panel of B stays in the first-level cache, or near it
+SHALLOW = 32  # of a depth up to this, writing C is the work, and C is written row by row
 PANELS = 16  # panels of B packed at a time
 BLOCK = 16 * ROWS  # rows of A that meet these panels before the next rows do
 IN_PLACE = 4 * ROWS  # with so few rows, packing a row-major B costs more than it saves
+FEW_PANELS = 4  # of B, that a block of A meets, below which copying it costs more than it saves
+TOGETHER = 8  # rows of B that are read side by side while it is packed
+FAR = 256  # floats between elements of A beyond which it is copied together: pages, and sets of a cache, are few
 WIDTH = VECTORS * LANES
-SCRATCH_FLOATS = DEPTH * PANELS * WIDTH + WIDTH
+A_ROW, A_STEP = DEPTH + LANES, BLOCK + LANES  # of a copied block; no power of two, which would crowd one set of a cache
+NEUTRAL_AT = DEPTH * PANELS * WIDTH
+A_AT = NEUTRAL_AT + WIDTH
+SCRATCH_FLOATS = A_AT + (BLOCK + LANES) * (DEPTH + LANES)
 FLOAT = 4  # bytes
 ZERO, MINUS_ZERO = np.float32(0.0), np.float32(-0.0)
 
 
 @routine()
-def pack_rows(source: int, row: int, width: int, vectors: int, depth: int, target: int) -> None:
-    """A panel of a row-major B: depth rows of `width` floats, padded with +0 to whole vectors."""
-    for k in range(depth):
-        line, goal = source + k * row * FLOAT, target + k * vectors * LANES * FLOAT
-        for j in range(vectors):
-            lanes = min(LANES, width - j * LANES)
-            copy_vector(line + j * LANES * FLOAT, goal + j * LANES * FLOAT, lanes)
+def copy_rows(source: int, row: int, width: int, rows: int, target: int, step: int) -> None:
+    """Rows of `width` floats, padded with +0 to whole vectors, to rows `step` floats apart."""
+    for i in range(rows):
+        line, goal = source + i * row * FLOAT, target + i * step * FLOAT
+        for j in range(0, width, LANES):
+            copy_vector(line + j * FLOAT, goal + j * FLOAT, min(LANES, width - j))
 
 
 @routine()
@@ -83,14 +89,17 @@ def pack_block(
     b: int, b_step: int, b_column: int, m: int, n: int, depth: int, first: int, last: int, panels: int, target: int
 ) -> None:
     """Panels first..last of B, each k-major, into `target`, as far as they are not read in place."""
-    for p in range(first, last):
-        j, width, vectors = panel_span(p, panels, n)
-        panel, goal = b + j * b_column * FLOAT, target + (p - first) * DEPTH * WIDTH * FLOAT
-        if is_packed(m, width, b_column):
-            if b_column == 1:
-                pack_rows(panel, b_step, width, vectors, depth, goal)
-            else:
-                pack_columns(panel, b_column, width, vectors, depth, goal)
+    few = TOGETHER if b_column == 1 else depth
+    for k in range(0, depth, few):  # rows of B are read along, some at a time, across all panels
+        for p in range(first, last):
+            j, width, vectors = panel_span(p, panels, n)
+            if is_packed(m, width, b_column):
+                panel, step = b + (k * b_step + j * b_column) * FLOAT, vectors * LANES
+                goal = target + ((p - first) * DEPTH * WIDTH + k * step) * FLOAT
+                if b_column == 1:
+                    copy_rows(panel, b_step, width, min(few, depth - k), goal, step)
+                else:
+                    pack_columns(panel, b_column, width, vectors, depth, goal)
 
 
 @kernel("void(" + ", ".join(["intp"] * 13) + ")")
@@ -108,21 +117,41 @@ def panel_product(
 
 
 @routine()
+def gather_rows(
+    a: int, a_row: int, a_step: int, rows: int, depth: int, panels: int, target: int
+) -> tuple[int, int, int]:
+    """Address and strides of a block of A: copied together where that is worth it, else where it lies."""
+    if panels < FEW_PANELS or depth <= SHALLOW or rows < ROWS:
+        return a, a_row, a_step
+    if a_step == 1 and a_row > FAR:
+        copy_rows(a, a_row, depth, rows, target, A_ROW)
+        return target, A_ROW, 1
+    if a_row == 1 and a_step > FAR:
+        copy_rows(a, a_step, rows, depth, target, A_STEP)
+        return target, 1, A_STEP
+    return a, a_row, a_step
+
+
+@routine()
 def sweep_block(
     a: int, a_row: int, a_step: int, b: int, b_step: int, b_column: int, c: int, c_row: int,
     bias: int, bias_column: int, m: int, n: int, depth: int, first: int, last: int, panels: int, fresh: int,
-    packed: int, panel_address: int,
+    scratch: int, panel_address: int,
 ) -> None:  # fmt: skip
     """All rows of A against panels first..last of B."""
-    for i in range(0, m, BLOCK):
+    block = ROWS if depth <= SHALLOW else BLOCK
+    for i in range(0, m, block):
+        rows = min(block, m - i)
+        line = a + i * a_row * FLOAT
+        line, row, step = gather_rows(line, a_row, a_step, rows, depth, last - first, scratch + A_AT * FLOAT)
         for p in range(first, last):
             j, width, vectors = panel_span(p, panels, n)
-            line, step = b + j * FLOAT, b_step
+            panel, across = b + j * FLOAT, b_step
             if is_packed(m, width, b_column):
-                line, step = packed + (p - first) * DEPTH * WIDTH * FLOAT, vectors * LANES
+                panel, across = scratch + (p - first) * DEPTH * WIDTH * FLOAT, vectors * LANES
             arguments = (
-                a + i * a_row * FLOAT, a_row, a_step, line, step, c + (i * c_row + j) * FLOAT, c_row,
-                bias + j * bias_column * FLOAT, min(BLOCK, m - i), depth, vectors, width - (vectors - 1) * LANES, fresh,
+                line, row, step, panel, across, c + (i * c_row + j) * FLOAT, c_row,
+                bias + j * bias_column * FLOAT, rows, depth, vectors, width - (vectors - 1) * LANES, fresh,
             )  # fmt: skip
             call_kernel(panel_address, arguments)
 
@@ -137,12 +166,14 @@ def product(
         return
     if k == 0 and fresh:
         empty_chains(c, c_row, bias, m, n)
-    neutral = scratch + DEPTH * PANELS * WIDTH * FLOAT
+    neutral = scratch + NEUTRAL_AT * FLOAT
     for j in range(WIDTH):
         store32(neutral, j, MINUS_ZERO)
     panels = (n + WIDTH - 1) // WIDTH
-    for k0 in range(0, k, DEPTH):
-        depth = min(DEPTH, k - k0)
+    blocks = (k + DEPTH - 1) // DEPTH
+    block = (k // max(blocks, 1) + LANES) // LANES * LANES if blocks > 1 else DEPTH  # nearly equal ones
+    for k0 in range(0, k, block):
+        depth = min(block, k - k0)
         a_block, b_block = a + k0 * a_step * FLOAT, b + k0 * b_step * FLOAT
         addend, addend_column = (bias, 1) if bias != 0 and k0 + depth == k else (neutral, 0)
         for first in range(0, panels, PANELS):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from samebits._compile import kernel
 from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm, panel_product
 from samebits._intrinsics import load32, store32
+from samebits._slim import STRIP_ROWS, TURNED_ROWS, WIDEST, by_columns, by_strips
 from samebits._split import split
-from samebits._threads import Job, get_num_threads, run, scratch, shares
+from samebits._threads import get_num_threads, run, scratch, shares
 
-WORTH_THREADS = 1 << 20  # multiply-adds below which handing out work costs more than it saves
+WORTH_THREADS = 1 << 22  # of work, below which handing it out costs more than it saves
+TOUCH = 8  # multiply-adds that take as long as an element of B or C to come from memory, or go there
+FEW = 16  # terms of a chain up to which writing C is most of the work
+_NEUTRAL = np.array([-0.0] * WIDEST, dtype=np.float32)
+NEUTRAL = _NEUTRAL.ctypes.data  # the address of a bias that changes nothing
 
 
 class _Call(NamedTuple):
@@ -43,26 +50,44 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, f
     Each of a, b and out is one matrix, or an equal number of them along a first axis. Any strides for a and b (those
     of b that fit no loading pattern are copied); out and bias are contiguous.
     """
-    *batch, m, n = out.shape
-    *a_batch, a_row, a_step = a.stride()
-    *b_batch, b_step, b_column = b.stride()
+    if out.dim() == 2:
+        (m, k), n = a.shape, b.shape[1]
+        batches, a_next, b_next = 1, 0, 0
+        a_row, a_step = a.stride()
+        b_step, b_column = b.stride()
+    else:
+        (batches, m, k), n = a.shape, b.shape[2]
+        a_next, a_row, a_step = a.stride()
+        b_next, b_step, b_column = b.stride()
     if b_column != 1 and b_step != 1:
         b = b.contiguous()
-        *b_batch, b_step, b_column = b.stride()
-    batches, a_next, b_next = (batch[0], a_batch[0], b_batch[0]) if batch else (1, 0, 0)
-    k = a.shape[-1]
+        b_next, b_step, b_column = k * n, n, 1  # torch leaves any stride to a dimension of size 0 or 1
     arguments = (
         a.data_ptr(), a_next, a_row, a_step, b.data_ptr(), b_next, b_step, b_column,
-        out.data_ptr(), m * n, n, bias.data_ptr() if bias is not None else 0, batches, m, n, k, int(fresh),
+        out.data_ptr(), m * n, n, 0 if bias is None else bias.data_ptr(), batches, m, n, k, fresh,
     )  # fmt: skip
-    if get_num_threads() == 1 or batches * m * n * k < WORTH_THREADS:
-        gemm(*arguments, scratch(SCRATCH_FLOATS), panel_product.address())
+    if get_num_threads() == 1 or batches * n * (m * k + TOUCH * (m + k)) < WORTH_THREADS:
+        compute(*arguments)
     else:
-        run([_job(part) for part in _parts(_Call(*arguments))])
+        run([partial(compute, *part) for part in _parts(_Call(*arguments))])
 
 
-def _job(call: _Call) -> Job:
-    return lambda: gemm(*call, scratch(SCRATCH_FLOATS), panel_product.address())
+def compute(
+    a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
+    c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
+) -> None:  # fmt: skip
+    """One thread's part of a product, by the kernel that suits its shape. See `_Call`."""
+    if batches == 1 and b_column == 1 and m > 0 and k > 0 and n % WIDEST == 0 and (m <= STRIP_ROWS or k <= FEW):
+        height = m if m <= STRIP_ROWS else 2
+        by_strips(a, a_row, a_step, b, b_step, c, c_row, bias, NEUTRAL, m, n, k, fresh, height)
+        return
+    if batches == 1 and b_column != 1 and a_step == 1 and 0 < m <= TURNED_ROWS:
+        by_columns(a, a_row, b, b_column, c, c_row, bias, NEUTRAL, m, n, k, fresh)
+        return
+    gemm(
+        a, a_batch, a_row, a_step, b, b_batch, b_step, b_column, c, c_batch, c_row, bias, batches, m, n, k, fresh,
+        scratch(SCRATCH_FLOATS), panel_product.address(),
+    )  # fmt: skip
 
 
 def _parts(call: _Call) -> list[_Call]:
@@ -79,12 +104,17 @@ def _parts(call: _Call) -> list[_Call]:
             call._replace(
                 b=call.b + j * call.b_column * FLOAT, c=call.c + j * FLOAT,
                 bias=call.bias and call.bias + j * FLOAT, n=end - j,
-            ) for j, end in shares(call.n, WIDTH)
+            ) for j, end in shares(call.n, _grain(call))
         ]  # fmt: skip
     return [
         call._replace(a=call.a + i * call.a_row * FLOAT, c=call.c + i * call.c_row * FLOAT, m=end - i)
         for i, end in shares(call.m, 8)
     ]
+
+
+def _grain(call: _Call) -> int:
+    """Columns that a thread gets at least, and in multiples of which."""
+    return WIDEST if call.b_column == 1 and call.n % WIDEST == 0 else WIDTH
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)")

@@ -40,4 +40,8 @@ def split_rows(kernel: Callable[..., Any], rows: int, columns: int, num_floats: 
 
 def differentiable(*tensors: Tensor | None) -> bool:
     """Whether torch would record an operation on these tensors."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False

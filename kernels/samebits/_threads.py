@@ -19,30 +19,26 @@ MAX_THREADS = 256
 
 
 class _Batch:
-    """Jobs handed out together: who waits for them, and the first error among them."""
+    """Jobs handed out together, and how each of them ended. A queue tells it: to wait for one costs little."""
 
-    def __init__(self, num_jobs: int) -> None:
-        self._left = num_jobs
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._error: BaseException | None = None
+    def __init__(self) -> None:
+        self._ends: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def run(self, job: Job) -> None:
         """Run one job; keep its error for the one who waits."""
+        end: BaseException | None = None
         try:
             job()
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread, which raises it
-            self._error = self._error or error
-        with self._lock:
-            self._left -= 1
-            if not self._left:
-                self._done.set()
+            end = error
+        self._ends.put(end)
 
-    def wait(self) -> None:
-        """Return when all jobs have ended; raise what one of them raised."""
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
+    def wait(self, num_jobs: int) -> None:
+        """Return when all jobs have ended; raise what the first of them raised."""
+        ends = [self._ends.get() for _ in range(num_jobs)]
+        for end in ends:
+            if end is not None:
+                raise end
 
 
 class _Pool:
@@ -113,7 +109,7 @@ def run(jobs: Sequence[Job]) -> None:
     if len(jobs) == 1:
         jobs[0]()
         return
-    batch = _Batch(len(jobs))
+    batch = _Batch()
     with _state.lock:  # so that a pool is not closed between finding it and giving it work
         if _state.pool is None and _state.num_threads > 1:
             _state.pool = _Pool(_state.num_threads - 1)
@@ -123,7 +119,7 @@ def run(jobs: Sequence[Job]) -> None:
             _state.pool.submit(batch, job)
     for job in kept:
         batch.run(job)
-    batch.wait()
+    batch.wait(len(jobs))
 
 
 def shares(total: int, grain: int) -> list[tuple[int, int]]:

@@ -7,16 +7,17 @@ processor that Numba compiles for; they change the speed and no bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from numba import types
 
 from samebits._compile import intrinsic
 from samebits._intrinsics import I64
-from samebits._vectors import LANES, ROWS, VECTOR, VECTORS, Vectors
+from samebits._vectors import LANES, QUARTER, ROWS, VECTOR, VECTORS, Vectors
 
 
-class _Operands(NamedTuple):
+class Operands(NamedTuple):
     """The tile's arguments as LLVM values; see `tile`."""
 
     a: Any
@@ -34,15 +35,16 @@ class _Operands(NamedTuple):
     fresh: Any
 
 
-class _TileWriter:
-    """Writes one size of tile."""
+class TileWriter:
+    """Writes one size of tile; `ahead`: fetch b that many k before its use, or 0."""
 
-    def __init__(self, builder: Any, operands: _Operands, rows: int, vectors: int) -> None:
-        self.builder, self.operands = builder, operands
+    def __init__(self, builder: Any, operands: Operands, rows: int, vectors: int, ahead: int = 0) -> None:
+        self.builder, self.operands, self.ahead = builder, operands, ahead
         self.v = Vectors(builder)
         self.cells = [(i, j) for i in range(rows) for j in range(vectors)]
         self.rows, self.vectors = rows, vectors
-        self.masks = [None] * (vectors - 1) + [self.v.first_lanes(operands.lanes)]
+        last = None if operands.lanes is None else self.v.first_lanes(operands.lanes)
+        self.masks = [None] * (vectors - 1) + [last]
         c = self.v.pointer(operands.c)
         offsets = [builder.add(builder.mul(I64(i), operands.c_row), I64(j * LANES)) for i, j in self.cells]
         self.places = [self.v.at(c, offset) for offset in offsets]
@@ -92,6 +94,10 @@ class _TileWriter:
         b, o = self.builder, self.operands
         a_pointer, b_pointer = self.v.pointer(o.a), self.v.pointer(o.b)
         b_row = b.mul(k, o.b_step)
+        if self.ahead:
+            later = b.mul(b.add(k, I64(self.ahead)), o.b_step)
+            for j in range(self.vectors):
+                self.v.prefetch(self.v.at(b_pointer, b.add(later, I64(j * LANES))))
         across = [self.v.load(self.v.at(b_pointer, b.add(b_row, I64(j * LANES)))) for j in range(self.vectors)]
         new = []
         for i in range(self.rows):
@@ -114,7 +120,7 @@ def tile(
     """
 
     def generate(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        operands = _Operands(*arguments)
+        operands = Operands(*arguments)
         sizes = [(i, j) for i in range(1, ROWS + 1) for j in range(1, VECTORS + 1)]
         index = builder.add(builder.mul(operands.rows, I64(VECTORS)), operands.vectors)
         after, nowhere = builder.append_basic_block("after"), builder.append_basic_block("nowhere")
@@ -123,7 +129,7 @@ def tile(
             block = builder.append_basic_block(f"tile_{i}_{j}")
             choice.add_case(I64(i * VECTORS + j), block)
             builder.position_at_end(block)
-            _TileWriter(builder, operands, i, j).write()
+            TileWriter(builder, operands, i, j).write()
             builder.branch(after)
         builder.position_at_end(nowhere)
         builder.unreachable()
@@ -143,33 +149,36 @@ def transpose_block(context: Any, source: Any, last: Any, row: Any, target: Any,
     def generate(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, last, row, target, step = arguments
         v = Vectors(builder)
-        origin, goal = v.pointer(source), v.pointer(target)
-        lines = []
-        for j in range(LANES):
-            line = builder.select(builder.icmp_signed("<", I64(j), last), I64(j), last)
-            lines.append(v.load(v.at(origin, builder.mul(line, row))))
-        distance = 1
-        while distance < LANES:
-            lines = _exchange(v, lines, distance)
-            distance *= 2
-        for k, line in enumerate(lines):
+        goal = v.pointer(target)
+        for k, line in enumerate(turned(v, lines_from(v, source, last, row), I64(0))):
             v.store(line, v.at(goal, builder.mul(I64(k), step)))
         return ctx.get_dummy_value()
 
     return types.void(*[types.intp] * 5), generate
 
 
-def _exchange(v: Vectors, lines: list[Any], distance: int) -> list[Any]:
-    """One round of the butterfly: swap the off-diagonal blocks of this size between lines i and i + distance."""
-    new = list(lines)
-    for i in range(LANES):
-        if i & distance:
-            continue
-        a, b = lines[i], lines[i + distance]
-        low = [lane - distance + LANES if lane & distance else lane for lane in range(LANES)]
-        high = [lane + LANES if lane & distance else lane + distance for lane in range(LANES)]
-        new[i], new[i + distance] = v.shuffle(a, b, low), v.shuffle(a, b, high)
-    return new
+def lines_from(v: Vectors, source: Any, last: Any, row: Any) -> list[Any]:
+    """Pointers to LANES lines `row` floats apart, of which those beyond `last` repeat it."""
+    b, origin = v.builder, v.pointer(source)
+    numbers = [b.select(b.icmp_signed("<", I64(j), last), I64(j), last) for j in range(LANES)]
+    return [b.gep(origin, [b.mul(number, row)]) for number in numbers]
+
+
+def turned(v: Vectors, lines: list[Any], k: Any) -> Iterator[Any]:
+    """Elements k, k + 1, ... k + LANES - 1 of LANES lines, each as one vector across the lines.
+
+    Quarters of four floats are put together from memory, which spares half of the shuffles: a vector of quarters of
+    every fourth line; then squares of four by four are turned within the quarters.
+    """
+    for chunk in range(0, LANES, QUARTER):
+        at = v.builder.add(k, I64(chunk))
+        rows = [v.quarters([v.builder.gep(line, [at]) for line in lines[j::QUARTER]]) for j in range(QUARTER)]
+        low, high = (
+            [v.within_quarters(rows[j], rows[j + 1], pick) for j in (0, 2)] for pick in ([0, 4, 1, 5], [2, 6, 3, 7])
+        )
+        for first, second in (low, high):
+            for pick in ([0, 1, 4, 5], [2, 3, 6, 7]):
+                yield v.within_quarters(first, second, pick)
 
 
 @intrinsic

@@ -39,6 +39,8 @@ LANES, ROWS, VECTORS = shape_for(target()[0], target()[2])
 VECTOR = ir.VectorType(F32, LANES)
 MASK = ir.VectorType(ir.IntType(1), LANES)
 FLOATS = ir.PointerType(F32)
+QUARTER = 4  # floats of a 128-bit register, within which every processor shuffles cheaply
+SMALL = ir.VectorType(F32, QUARTER)
 ALIGN = 4  # bytes; all that is known of a caller's tensor
 
 
@@ -93,6 +95,31 @@ class Vectors:
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
         """The named lanes of a (0..) and b (LANES..)."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, LANES), lanes))
+
+    def prefetch(self, place: Any) -> None:
+        """Have the line at a place brought to the first-level cache; any address will do."""
+        byte = ir.PointerType(ir.IntType(8))
+        function = self._declared("llvm.prefetch.p0", ir.VoidType(), [byte, I32, I32, I32])
+        self.builder.call(function, [self.builder.bitcast(place, byte), I32(0), I32(3), I32(1)])
+
+    def quarters(self, pointers: list[Any]) -> Any:
+        """A vector of quarters, each of four floats at a pointer."""
+        b, whole = self.builder, None
+        for i, pointer in enumerate(pointers):
+            part = b.load(b.bitcast(pointer, ir.PointerType(SMALL)))
+            part.align = ALIGN
+            if len(pointers) == 1:
+                return part
+            kinds = [VECTOR, SMALL, I64]
+            function = self._declared(f"llvm.vector.insert.v{LANES}f32.v{QUARTER}f32", VECTOR, kinds)
+            before = ir.Constant(VECTOR, ir.Undefined) if whole is None else whole
+            whole = b.call(function, [before, part, I64(i * QUARTER)])
+        return whole
+
+    def within_quarters(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """In each quarter the named lanes of a's (0..) and b's (QUARTER..)."""
+        starts = range(0, LANES, QUARTER)
+        return self.shuffle(a, b, [s + (i if i < QUARTER else i - QUARTER + LANES) for s in starts for i in lanes])
 
     def first_lanes(self, count: Any) -> Any:
         """The mask of the first `count` lanes."""

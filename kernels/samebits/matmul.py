@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from samebits._accumulate import gradient_of, refuse_second_derivative
+from samebits._autograd import apply_of
 from samebits._check import require_tensor, size
 from samebits._product import add_rows, multiply
 from samebits._split import differentiable
@@ -25,6 +26,10 @@ def _matrices(x: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
+    if a.dim() == 2 == b.dim():  # the ways below cost more than a small product
+        out = torch.empty((a.shape[0], b.shape[1]), dtype=torch.float32)
+        multiply(a, b, out)
+        return out
     out = torch.empty(a.shape[:-1] + b.shape[-1:], dtype=torch.float32)
     pack = _rows if b.dim() == 2 else _matrices
     multiply(pack(a), _matrices(b), pack(out))
@@ -43,13 +48,16 @@ class _MatMul(torch.autograd.Function):
         a, b = ctx.saved_tensors
         pack = _rows if b.dim() == 2 else _matrices
         g, grad_a, grad_b = pack(grad_output), None, None
-        if to_a := gradient_of(ctx, 0, a, "matmul"):
-            multiply(g, _matrices(b).mT, pack(to_a.buffer), fresh=False)
+        if to_a := gradient_of(ctx, 0, a, "matmul", may_be_fresh=True):
+            multiply(g, _matrices(b).mT, pack(to_a.buffer), fresh=to_a.fresh)
             grad_a = to_a.returned
-        if to_b := gradient_of(ctx, 1, b, "matmul"):
-            multiply(pack(a).mT, g, _matrices(to_b.buffer), fresh=False)
+        if to_b := gradient_of(ctx, 1, b, "matmul", may_be_fresh=True):
+            multiply(pack(a).mT, g, _matrices(to_b.buffer), fresh=to_b.fresh)
             grad_b = to_b.returned
         return grad_a, grad_b
+
+
+_apply_matmul = apply_of(_MatMul)
 
 
 @stored("a", "b")
@@ -70,15 +78,16 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"matmul: shapes {size(a)} and {size(b)} do not fit [..., m, k] @ [..., k, n]")
     if not differentiable(a, b):
         return _product(a, b)
-    result: Tensor = _MatMul.apply(a, b)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    result: Tensor = _apply_matmul(a, b)
     return result
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out = torch.empty(x.shape[:-1] + weight.shape[:1], dtype=torch.float32)
     addend = None if bias is None else bias.contiguous()
-    multiply(_rows(x), weight.mT, _rows(out), bias=addend)
-    return out
+    rows = _rows(x)
+    out = torch.empty((rows.shape[0], weight.shape[0]), dtype=torch.float32)
+    multiply(rows, weight.mT, out, bias=addend)
+    return out if x.dim() == 2 else out.reshape(x.shape[:-1] + weight.shape[:1])
 
 
 class _Linear(torch.autograd.Function):
@@ -95,13 +104,16 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = torch.empty(x.shape, dtype=torch.float32)
             multiply(g, weight, _rows(grad_x))
-        if to_weight := gradient_of(ctx, 1, weight, "linear"):
-            multiply(g.mT, _rows(x), to_weight.buffer, fresh=False)
+        if to_weight := gradient_of(ctx, 1, weight, "linear", may_be_fresh=True):
+            multiply(g.mT, _rows(x), to_weight.buffer, fresh=to_weight.fresh)
             grad_weight = to_weight.returned
         if to_bias := gradient_of(ctx, 2, weight.shape[:1], "linear"):
             add_rows(g, to_bias.buffer)
             grad_bias = to_bias.returned
         return grad_x, grad_weight, grad_bias
+
+
+_apply_linear = apply_of(_Linear)
 
 
 @stored("x", parameters=("weight", "bias"))
@@ -125,5 +137,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             raise ValueError(f"linear: bias {size(bias)} does not fit weight {size(weight)}")
     if not differentiable(x, weight, bias):
         return _affine(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    result: Tensor = _apply_linear(x, weight, bias)
     return result
