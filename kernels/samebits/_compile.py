@@ -51,22 +51,22 @@ class Kernel:
         self.dispatcher._cache = KernelCache(self.name, function)
         self.__doc__ = function.__doc__
         self._address = 0
-        self._loaded = False
+        self.is_loaded = False
         self._entry: Callable[..., Any] = self._first_call
 
     def load(self) -> None:
         """Compile now, or load from the cache."""
-        if self._loaded:
+        if self.is_loaded:
             return
         with _loading[0]:
-            if not self._loaded:
+            if not self.is_loaded:
                 triple, _, features = target()
                 refuse_without_fma(triple, features)
                 self.dispatcher.compile(self.signature)
                 self.dispatcher.disable_compile()
                 (compiled,) = self.dispatcher.overloads.values()
                 self._entry = compiled.entry_point  # there is one signature, so nothing to choose by the arguments
-                self._loaded = True
+                self.is_loaded = True
 
     def address(self) -> int:
         """Where the compiled code lies, for `call_kernel` from another kernel; loads it first."""

@@ -114,7 +114,7 @@ def test_warm_starts_no_threads_and_loads_everything() -> None:
     out = run_python(
         "-c",
         "import threading, samebits; samebits.warm(); from samebits._compile import KERNELS; "
-        "print(threading.active_count(), all(k._entry is k.dispatcher for k in KERNELS.values()))",
+        "print(threading.active_count(), all(k.is_loaded for k in KERNELS.values()))",
     )
     assert out == "1 True\n"
 
