@@ -7,6 +7,7 @@ from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
 from samebits.attention import attention
+from samebits.batch_norm import batch_norm
 from samebits.bfloat16 import to_bfloat16, to_float32
 from samebits.conv2d import conv2d
 from samebits.convert import CannotConvert, convert
@@ -34,6 +35,7 @@ __all__ = [
     "add",
     "attention",
     "avg_pool2d",
+    "batch_norm",
     "canary",
     "canonical_",
     "conv2d",

@@ -91,6 +91,11 @@ ENTRIES |= {
     "conv2d": Entry(
         "conv2d", lambda x, w, b: samebits.conv2d(x, w, b, (1, 2), 1), ((3, 5, 6),), ((5, 3, 3, 2), (5,)),
     ),
+    "batch_norm": Entry(
+        "batch_norm",
+        lambda x, w, b: samebits.batch_norm(x, torch.arange(3.0), torch.arange(1.0, 4.0), w, b, training=False),
+        ((3, 5, 6),), ((3,), (3,)),
+    ),
     "max_pool2d": Entry("max_pool2d", lambda x: samebits.max_pool2d(x, 3, 2, 1), ((2, 5, 6),)),
     "avg_pool2d": Entry("avg_pool2d", lambda x: samebits.avg_pool2d(x, 3, 2, 1), ((2, 5, 6),)),
     "mean_pool": Entry("mean_pool", samebits.mean_pool, ((3, 7),)),

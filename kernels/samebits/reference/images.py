@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from samebits.reference.arrays import Floats, fma
+from samebits.reference.arrays import Floats, fma, sum_rows
 from samebits.reference.scalar import F32
 
 Pair = tuple[int, int]
@@ -118,3 +118,37 @@ def avg_pool2d_backward(g: Floats, shape: tuple[int, ...], kernel: Pair, stride:
             with np.errstate(all="ignore"):
                 dx[:, :, *element] = dx[:, :, *element] + g[:, :, *place] * F32(1.0 / (kernel[0] * kernel[1]))
     return dx
+
+
+def batch_statistics(x: Floats, eps: float) -> tuple[Floats, Floats, Floats]:
+    """Of x [B, C, H, W]: mean, 1 / sqrt(variance + eps) and the chain of squares, over ascending image, row, column."""
+    values = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
+    c = F32(1.0 / len(values))
+    with np.errstate(all="ignore"):
+        mean, squares = sum_rows(values) * c, np.zeros(x.shape[1], F32)
+        for d in values - mean:
+            squares = fma(d, d, squares)
+        return mean, (F32(1.0) / np.sqrt(squares * c + F32(eps))).astype(F32), squares
+
+
+def batch_norm(x: Floats, mean: Floats, scale: Floats, weight: Floats, bias: Floats) -> Floats:
+    """fma((x - mean) * scale, weight, bias) in each channel of x [B, C, H, W]."""
+    channel = (slice(None), None, None)
+    with np.errstate(all="ignore"):
+        return fma((x - mean[channel]) * scale[channel], weight[channel], bias[channel])
+
+
+def batch_norm_backward(
+    g: Floats, x: Floats, mean: Floats, scale: Floats, weight: Floats, start_weight: Floats, start_bias: Floats,
+    training: bool,
+) -> tuple[Floats, Floats, Floats]:  # fmt: skip
+    """The gradients of x, weight and bias; the latter two continue."""
+    grads, xs = (v.transpose(0, 2, 3, 1).reshape(-1, x.shape[1]) for v in (g, x))
+    c, second, dw = F32(1.0 / max(len(xs), 1)), np.zeros_like(weight), start_weight
+    with np.errstate(all="ignore"):
+        h, u = (xs - mean) * scale, grads * weight
+        for k in range(len(xs)):
+            dw, second = fma(grads[k], h[k], dw), fma(u[k], h[k], second)
+        dx = fma(-h, (second * c)[None], u - sum_rows(u) * c) * scale if training else u * scale
+    shape = (x.shape[0], *x.shape[2:], x.shape[1])
+    return dx.reshape(shape).transpose(0, 3, 1, 2), dw, sum_rows(grads, start_bias)

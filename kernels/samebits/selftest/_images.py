@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from samebits.batch_norm import batch_norm
 from samebits.conv2d import conv2d
 from samebits.pool import avg_pool2d, max_pool2d
 from samebits.selftest._registry import both, covers
@@ -37,3 +38,19 @@ def _max_pool2d(values: Values) -> Iterator[Tensor]:
 def _avg_pool2d(values: Values) -> Iterator[Tensor]:
     yield from both(values, partial(avg_pool2d, kernel_size=2), values(3, 5, 14, 15))
     yield from both(values, partial(avg_pool2d, kernel_size=3, stride=2, padding=1), values.strewn(2, 3, 9, 8))
+
+
+@covers("batch_norm")
+def _batch_norm(values: Values) -> Iterator[Tensor]:
+    """By the batch's statistics, which move the running ones on, then by the running ones."""
+    for x in (values(3, 19, 9, 16), values(37, 5), values.strewn(5, 3, 2, 2)):
+        channels = x.shape[1]
+        running = (values(channels), values.positive(channels))
+        for training in (True, False):
+            normed = partial(_normed, running=running, training=training)
+            yield from both(values, normed, x.detach(), values(channels), values(channels), chained=True)
+            yield from (statistic.clone() for statistic in running)
+
+
+def _normed(x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], training: bool) -> Tensor:
+    return batch_norm(x, *running, weight, bias, training)
