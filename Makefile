@@ -7,10 +7,10 @@ PIP := $(PY) -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constrai
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint proto wheel clean
+.PHONY: help demo test test-slow test-processors test-aarch64 lint proto wheel clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@echo "ARGS='...' passes arguments to demo and to pytest; PYTHON=... chooses the interpreter (3.11 or newer);"
 	@echo "PIP_FLAGS='...' is for pip: an index of CPU builds of torch, as in Dockerfile.cpu, spares Linux the CUDA libraries."
 
@@ -26,6 +26,12 @@ test: lint ## Lint, types and all tests but the slow ones
 
 test-slow: .venv/installed-dev ## The longer proofs
 	$(PY) -m pytest -m slow $(ARGS)
+
+test-processors: .venv/installed-dev ## The same bits as compiled for AVX2 and for SSE without fma
+	$(PY) -m pytest -m slow tests/kernels/test_kernels_processors.py $(ARGS)
+
+test-aarch64: .venv/installed-dev ## The same bits on aarch64, under qemu; prepares all it needs in ~/.cache
+	PYTHON=$(abspath $(PY)) kernels/test_aarch64.sh $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy; warnings are errors
 	$(PY) -m ruff check

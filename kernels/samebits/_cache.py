@@ -135,6 +135,12 @@ class KernelCache:
         """The directory, as Numba's statistics show it."""
         return str(directory())
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a record, good or not."""
+        place = directory()
+        return place is not None and (place / f"{self._name}.kernel").exists()
+
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled kernel, or None if it is not there or damaged."""
         place = directory()

@@ -12,6 +12,7 @@ reads the typed code of all others.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from numba import extending
 
 from samebits._cache import KernelCache, refuse_without_fma, target
 
+logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 _njit: Any = numba.njit
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
@@ -48,7 +50,7 @@ class Kernel:
         self.binary64 = binary64
         self.signature = signature
         self.dispatcher: Any = _njit(**OPTIONS)(function)
-        self.dispatcher._cache = KernelCache(self.name, function)
+        self.cache = self.dispatcher._cache = KernelCache(self.name, function)
         self.__doc__ = function.__doc__
         self._address = 0
         self.is_loaded = False
@@ -62,6 +64,7 @@ class Kernel:
             if not self.is_loaded:
                 triple, _, features = target()
                 refuse_without_fma(triple, features)
+                tell_of_compiling(self)
                 self.dispatcher.compile(self.signature)
                 self.dispatcher.disable_compile()
                 (compiled,) = self.dispatcher.overloads.values()
@@ -90,8 +93,22 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}
+_told: list[str] = []
 _guards: list[Callable[[], None]] = [lambda: None]
 ROUTINES: dict[Any, bool] = {}  # dispatcher -> may it use binary64
+
+
+def tell_of_compiling(first: Kernel) -> None:
+    """Say once, before the first kernel is compiled, why it takes so long; nothing where the cache has them."""
+    if _told or first.cache.kept:
+        return
+    missing = [kernel.name for kernel in list(KERNELS.values()) if not kernel.cache.kept]
+    _told.append(first.name)
+    # A warning, so that it is seen where nobody has set logging up: a silent minute looks like a hang.
+    logger.warning(
+        "samebits compiles for %s: %d of %d kernels are not in its cache; all of them take about a minute, once",
+        target()[1], len(missing), len(KERNELS),
+    )  # fmt: skip
 
 
 def guard_kernels_with(guard: Callable[[], None]) -> None:

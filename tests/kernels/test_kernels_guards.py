@@ -60,6 +60,14 @@ def test_an_x86_without_fused_multiply_add_is_refused() -> None:
         _cache.refuse_without_fma("x86_64-unknown-linux-gnu", "+avx2,-fma,+sse2")
 
 
+def test_who_wants_slow_products_must_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMEBITS_SLOW_FMA", "0")
+    with pytest.raises(RuntimeError, match="SAMEBITS_SLOW_FMA=1 computes without"):
+        _cache.refuse_without_fma("x86_64-unknown-linux-gnu", "+sse2")
+    monkeypatch.setenv("SAMEBITS_SLOW_FMA", "1")
+    _cache.refuse_without_fma("x86_64-unknown-linux-gnu", "+sse2")
+
+
 def test_every_source_shapes_the_name_of_the_cache(tmp_path: Path) -> None:
     copies = [tmp_path / path.relative_to(PACKAGE) for path in _cache.source_files()]
     for source, copy in zip(_cache.source_files(), copies, strict=True):
