@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from pnode.errors import Busy, Conflict, SpecError, StaleFence, UnknownVNode
+from pnode.errors import Conflict, StaleFence, UnknownVNode
+from pnode.node.admission import Guests, admit
+from pnode.node.budget import Budget
 from pnode.node.hosted import HostedVNode
 from pnode.v1 import node_pb2, vnode_pb2
-
-# A refused allocation may be asked again after this long: by then another VNode may have left.
-_RETRY_AFTER_S = 5.0
 
 Key = tuple[str, str]
 
@@ -19,11 +18,11 @@ class Allocations:
     """The VNodes allocated here, by (run, id). Thread-safe."""
 
     def __init__(
-        self, make: Callable[[node_pb2.AllocateRequest], HostedVNode], *, max_vnodes: int, memory_bytes: int
+        self, make: Callable[[node_pb2.AllocateRequest], HostedVNode], *, max_vnodes: int, budget: Budget
     ) -> None:
         self._make = make
         self._max_vnodes = max_vnodes
-        self._memory_bytes = memory_bytes
+        self._budget = budget
         self._lock = threading.Lock()
         self._vnodes: dict[Key, HostedVNode] = {}
 
@@ -47,7 +46,7 @@ class Allocations:
     @property
     def reserved_bytes(self) -> int:
         """Memory promised to the VNodes that are here."""
-        return sum(vnode.spec.limits.memory_bytes for vnode in self.every())
+        return _limits_bytes(self.every())
 
     def allocate(self, request: node_pb2.AllocateRequest) -> None:
         """Take a VNode in, or renew one under a higher epoch. A retry of the same allocation changes nothing.
@@ -65,17 +64,10 @@ class Allocations:
             old.close()
 
     def _admit(self, request: node_pb2.AllocateRequest, old: HostedVNode | None) -> None:
-        need = request.spec.limits.memory_bytes
-        if need > self._memory_bytes:
-            raise SpecError(
-                "limits.memory_bytes", f"{need} is over the {self._memory_bytes} that this node grants to all VNodes"
-            )
         others = [vnode for vnode in self._vnodes.values() if vnode is not old]
-        free = self._memory_bytes - sum(vnode.spec.limits.memory_bytes for vnode in others)
-        if need > free:
-            raise Busy(f"needs {need} bytes of memory, {free} are free", retry_after_s=_RETRY_AFTER_S)
-        if len(others) >= self._max_vnodes:
-            raise Busy(f"already hosts {self._max_vnodes} VNodes, the most allowed", retry_after_s=_RETRY_AFTER_S)
+        taken = [vnode for vnode in others if vnode.state == vnode_pb2.VNODE_STATE_SERVING]
+        guests = Guests(len(others), _limits_bytes(others), _limits_bytes(taken))
+        admit(request.spec, guests, self._budget, max_vnodes=self._max_vnodes)
 
     def release(self, fence: vnode_pb2.Fence) -> bool:
         """Let a VNode go. False where it was not here, or only under a newer epoch."""
@@ -92,6 +84,10 @@ class Allocations:
         """Release all of them."""
         for vnode in self.every():
             self.release(vnode.fence)
+
+
+def _limits_bytes(vnodes: Sequence[HostedVNode]) -> int:
+    return sum(vnode.spec.limits.memory_bytes for vnode in vnodes)
 
 
 def _is_newer(old: HostedVNode, request: node_pb2.AllocateRequest) -> bool:

@@ -11,24 +11,13 @@ from typing import Any
 
 import psutil
 
+from pnode.node.budget import machine_bytes
 from pnode.v1 import node_pb2
 
 # The instruction sets that kernels look for; cpuinfo lists a hundred more that say nothing about speed here.
 _INSTRUCTION_SETS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 SAMEBITS = "samebits-1"
 _PACKAGES = ("pnode", "torch", "numba", "numpy", "grpcio", "safetensors")
-# What VNodes may have together when the operator names no figure: half of the machine stays with its owner.
-_DEFAULT_SHARE = 0.5
-
-
-def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The machine's memory, or the cgroup's `memory.max` where that is lower."""
-    total = int(psutil.virtual_memory().total)
-    try:
-        text = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        return total if text == "max" else min(total, int(text))
-    except (OSError, ValueError):
-        return total
 
 
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
@@ -41,12 +30,6 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     return [name for name in _INSTRUCTION_SETS if name in flags]
 
 
-def granted_memory_bytes(configured: int | None) -> int:
-    """Memory for all VNodes together: as configured, never over the machine's."""
-    total = memory_bytes()
-    return min(configured, total) if configured is not None else int(total * _DEFAULT_SHARE)
-
-
 def capabilities(
     probed: Mapping[str, Any], *, device: str, vnode_memory_bytes: int, max_vnodes: int, layers: Iterable[str]
 ) -> node_pb2.Capabilities:
@@ -56,7 +39,7 @@ def capabilities(
     versions |= {str(name): str(value) for name, value in probed.get("versions", {}).items()}
     return node_pb2.Capabilities(
         num_cores=len(os.sched_getaffinity(0)),
-        memory_bytes=memory_bytes(),
+        memory_bytes=machine_bytes(),
         machine=platform.machine(),
         instruction_sets=instruction_sets(),
         gpus=[node_pb2.Gpu(**gpu) for gpu in probed.get("gpus", [])],

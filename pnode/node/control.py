@@ -37,6 +37,7 @@ class Control:
         deadline.check()
         if self._gate.closed:
             raise Draining("this node is draining and takes no VNodes")
+        self._gate.check_not_held()
         vnode_spec.validate(request.spec)
         for name, ours, theirs in (
             ("run", request.spec.run, request.fence.run),

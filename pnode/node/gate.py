@@ -6,16 +6,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pnode.errors import Draining
+from pnode.errors import Busy, Draining
+
+# While the node holds back, calls should come again after this long.
+_RETRY_AFTER_S = 2.0
 
 
 class Gate:
-    """Open until `close`; `wait_empty` then tells when the last call has left."""
+    """Open until `close`, but for the time that it holds back; `wait_empty` then tells when the last call has left."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
+        self._held_for = ""
 
     @property
     def inside(self) -> int:
@@ -29,10 +33,11 @@ class Gate:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Hold one place inside. Raises Draining once the gate is closed."""
+        """Hold one place inside. Raises Draining once the gate is closed, Busy while it holds back."""
         with self._changed:
             if self._closed:
                 raise Draining("this node is draining and takes no new work", retry_after_s=1.0)
+            self.check_not_held()
             self._inside += 1
         try:
             yield
@@ -40,6 +45,15 @@ class Gate:
             with self._changed:
                 self._inside -= 1
                 self._changed.notify_all()
+
+    def check_not_held(self) -> None:
+        """Raises Busy while the gate holds back."""
+        if self._held_for:
+            raise Busy(f"this node takes no new work for now: {self._held_for}", retry_after_s=_RETRY_AFTER_S)
+
+    def hold_back(self, reason: str) -> None:
+        """Refuse new calls for now, and say why; with no reason, take them again."""
+        self._held_for = reason
 
     def close(self) -> None:
         """Refuse new calls from now on."""

@@ -37,6 +37,8 @@ class Worker(Protocol):
         self, command: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
     ) -> Reply: ...
 
+    def kill(self, reason: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -201,6 +203,12 @@ class HostedVNode:
             return
         tensors = self._shelf.fetch(record, sizes.state_bytes(self.spec), deadline)
         self._worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+
+    def kill(self, reason: str) -> None:
+        """End its worker for the good of the machine; the VNode is lost until it is restored."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill(reason)
 
     def _drop_worker(self) -> None:
         worker, self._worker = self._worker, None

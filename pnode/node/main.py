@@ -13,6 +13,7 @@ from types import FrameType
 
 from pnode.node.node import Node
 from pnode.node.settings import NodeSettings
+from pnode.sandbox import limits
 from pnode.storage.blob import BlobStore
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ def run_node(settings: NodeSettings, store: BlobStore) -> int:
     One JSON line on stdout tells whoever started it where it serves. SIGTERM and SIGINT ask for a drain; a second
     one ends it at once. Raises ConfigError for what cannot be started.
     """
+    # A worker has some descriptors here, and a call has one: more than the thousand that shells give.
+    limits.raise_num_files()
     node = Node(settings, store)
     try:
         with _draining_on_signals(node):

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pnode.errors import ConfigError, PNodeError
 from pnode.node import capabilities
 from pnode.node.allocations import Allocations
+from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.control import Control
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode, Worker
 from pnode.node.identity import node_uuid
 from pnode.node.membership import Identity, Membership
+from pnode.node.pressure import Guard, Step
 from pnode.node.reports import Reporter
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
@@ -62,7 +64,7 @@ class Node:
             raise
 
     def _wire(self, settings: NodeSettings, store: BlobStore) -> None:
-        granted = capabilities.granted_memory_bytes(settings.vnode_memory_bytes)
+        budget = Budget(settings.vnode_memory_bytes)
         probed = self._zygote.probe()
         refusals = capabilities.refusals(probed)
         for why in refusals.values():
@@ -70,7 +72,7 @@ class Node:
         self.capabilities = capabilities.capabilities(
             probed,
             device=self._zygote.device,
-            vnode_memory_bytes=granted,
+            vnode_memory_bytes=budget.most_bytes(),
             max_vnodes=settings.max_vnodes,
             layers=self._zygote.layers,
         )
@@ -80,7 +82,7 @@ class Node:
         self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._shelf = StateShelf(store)
-        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, memory_bytes=granted)
+        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, budget=budget)
         routes = Routes(
             local=self._local,
             orchestrator=self._orchestrator,
@@ -121,6 +123,7 @@ class Node:
             max_deadline_s=settings.max_deadline_s,
         )
         self.address = f"{settings.host}:{self._server.port}"
+        self._guard = Guard(self._relieve)
         self._membership = Membership(
             Identity(self.uuid, self.address, self.capabilities),
             self,
@@ -134,6 +137,7 @@ class Node:
         """Serve, then join. Raises ConfigError when the orchestrator stayed silent for `join_s`."""
         self._server.start()
         self._reporter.start()
+        self._guard.start()
         self._membership.start()
 
     def join(self) -> None:
@@ -166,6 +170,7 @@ class Node:
     def close(self) -> None:
         """End everything that this node started. Safe to call twice."""
         self._closing.set()
+        self._guard.close()
         self._server.stop(1.0)
         self._allocations.close()
         self._reporter.close()
@@ -220,13 +225,24 @@ class Node:
             orchestrator_reachable=self._membership.registered.is_set() and self._membership.last_error is None,
         )
 
+    def _relieve(self, step: Step, why: str) -> None:
+        """Memory is short on this machine, or is there again."""
+        reason = f"memory is short on this machine: {why}"
+        self._gate.hold_back("" if step is Step.NONE else reason)
+        if step is Step.DRAIN:
+            self.drain(reason)
+        elif step is Step.KILL:
+            serving = [each for each in self._allocations.every() if each.state == vnode_pb2.VNODE_STATE_SERVING]
+            if serving:
+                serving[-1].kill(reason)
+
     # What the parts ask
 
     def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:
         return HostedVNode(request, fork=self._fork, shelf=self._shelf, on_lost=self._reporter.report)
 
     def _fork(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> Worker:
-        return self._zygote.fork(spec, on_exit=lambda _, verdict: died(verdict.reason, verdict.message))
+        return self._zygote.fork(spec, on_exit=lambda _, verdict: died(verdict.reason, verdict.sentence))
 
     def _local(self, run: str, vnode: str) -> Route | None:
         found = self._allocations.find(run, vnode)

@@ -201,7 +201,7 @@ class WorkerProcess:
             log.debug("VNode %s: the socket was closed before the worker ended", self.vnode)
         words = self._words.read()
         self._free_after_end()
-        log.info("VNode %s: worker %s ended: %s: %s", self.vnode, self.pid, verdict.kind, verdict.message)
+        log.info("VNode %s: worker %s ended: %s: %s", self.vnode, self.pid, verdict.kind, verdict.sentence)
         if words:
             log.warning("VNode %s: the last words of worker %s:\n%s", self.vnode, self.pid, words)
         with self._reporting:
@@ -218,7 +218,7 @@ class WorkerProcess:
             raise self.exit_reason.error()
 
     def _epitaph(self) -> str:
-        return "it was never forked" if self.exit_reason is None else self.exit_reason.message
+        return "it was never forked" if self.exit_reason is None else self.exit_reason.sentence
 
     # What the worker is given
 

@@ -36,10 +36,16 @@ class Verdict:
     def error(self) -> PNodeError:
         """The error for the call that was running."""
         if self.kind == "wall_clock":
-            return WallClockBreach(self.message)
+            return WallClockBreach(self.sentence)
         if self.kind in ("memory", "cpu"):
-            return LimitBreach(self.message)
-        return WorkerLost(self.message)
+            return LimitBreach(self.sentence)
+        return WorkerLost(self.sentence)
+
+    @property
+    def sentence(self) -> str:
+        """The message and the figures: what callers and the orchestrator read."""
+        figures = ", ".join(f"{name} {value:.15g}" for name, value in sorted(self.figures.items()))
+        return f"{self.message} ({figures})" if figures else self.message
 
     @property
     def reason(self) -> str:

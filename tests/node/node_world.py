@@ -17,6 +17,7 @@ from pnode.client.local import LocalRun
 from pnode.client.model import transformer_classifier
 from pnode.errors import WorkerLost
 from pnode.node.allocations import Allocations
+from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode
@@ -35,6 +36,7 @@ from pnode.vnode.tensors import TensorBytes
 RUN = "small"
 ROWS = 8
 MAX_BYTES = 1 << 20
+ROOMY = Budget(1 << 30, machine=lambda: 1 << 40, free=lambda: 1 << 40)
 MODEL = transformer_classifier(tokens=3, in_features=4, features=8, num_blocks=2, num_heads=2, mlp=2, classes=3)
 LIMITS = spec_pb2.Limits(memory_bytes=256 << 20, cpu_s=30, wall_s=30, max_rows=ROWS)
 OPTIMIZER = spec_pb2.Optimizer(adamw=spec_pb2.AdamW(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1))
@@ -100,6 +102,10 @@ class InProcessWorker:
         self._dead = True
         self._died("WORKER_LOST", "killed by signal 9")
 
+    def kill(self, reason: str) -> None:
+        del reason
+        self.die()
+
     def close(self) -> None:
         self._dead = True
 
@@ -127,7 +133,7 @@ class WorldNode:
         self.peers_lost: list[str] = []
         self._shelf = shelf
         self.gate = Gate()
-        self.allocations = Allocations(self._host, max_vnodes=4, memory_bytes=1 << 30)
+        self.allocations = Allocations(self._host, max_vnodes=4, budget=ROOMY)
         self.closing = threading.Event()
         routes = Routes(
             local=self._local,

@@ -5,19 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
-import pytest
-
 from pnode.node import capabilities
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("max\n", None), ("1073741824\n", 1 << 30), ("99999999999999999\n", None), ("garbage\n", None)],
-)
-def test_memory_is_the_lower_of_machine_and_cgroup(tmp_path: Path, text: str, expected: int | None) -> None:
-    (tmp_path / "memory.max").write_text(text)
-    assert capabilities.memory_bytes(tmp_path) == (expected or psutil.virtual_memory().total)
 
 
 def test_instruction_sets_come_from_the_flags(tmp_path: Path) -> None:
@@ -27,13 +15,6 @@ def test_instruction_sets_come_from_the_flags(tmp_path: Path) -> None:
     cpuinfo.write_text("Features\t: fp asimd sve\n")
     assert capabilities.instruction_sets(cpuinfo) == ["asimd", "sve"]
     assert capabilities.instruction_sets(tmp_path / "missing") == []
-
-
-def test_a_grant_never_exceeds_the_machine() -> None:
-    total = capabilities.memory_bytes()
-    assert capabilities.granted_memory_bytes(1 << 20) == 1 << 20
-    assert capabilities.granted_memory_bytes(1 << 60) == total
-    assert 0 < capabilities.granted_memory_bytes(None) < total
 
 
 def test_everything_in_one_message() -> None:

@@ -101,7 +101,7 @@ def test_processor_time(hostile_zygote: ZygoteProcess, exits: Exits) -> None:
 
 def test_memory(hostile_zygote: ZygoteProcess, exits: Exits) -> None:
     worker = hostile_zygote.fork(linear_spec(memory_bytes=64 * MIB), on_exit=exits)
-    with pytest.raises(LimitBreach, match="memory"):
+    with pytest.raises(LimitBreach, match=rf"memory.*limit_bytes {64 * MIB}, max_rss_bytes \d+"):
         worker.call("eat", deadline_s=None)
     (verdict,) = exits.wait()
     assert (verdict.kind, verdict.reason, verdict.figures["limit_bytes"]) == ("memory", "LIMIT_BREACH", 64 * MIB)

@@ -1,0 +1,40 @@
+"""Whether a node takes a VNode in, judged from its spec before anything is loaded. Every refusal names the figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pnode.errors import Busy, SpecError
+from pnode.node.budget import Budget
+from pnode.v1 import spec_pb2
+from pnode.vnode import estimate
+
+# A refused allocation may be asked again after this long: by then another VNode may have left.
+_RETRY_AFTER_S = 5.0
+
+
+@dataclass(frozen=True)
+class Guests:
+    """Who is here already. reserved: promised to all of them; taken: of that, to those that have a worker."""
+
+    num: int
+    reserved_bytes: int
+    taken_bytes: int
+
+
+def admit(spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnodes: int) -> None:
+    """Raises SpecError for what never fits here, Busy for what does not fit now."""
+    need = int(spec.limits.memory_bytes)
+    if need > budget.most_bytes():
+        why = f"{need} is over the {budget.most_bytes()} that this node grants to all VNodes"
+        raise SpecError("limits.memory_bytes", why)
+    peak = estimate.peak_bytes(spec)
+    if peak > need:
+        # It would be loaded, trained for a while, and then be ended for a breach.
+        why = f"{need} is under the {peak} that a full window of {spec.limits.max_rows} rows is estimated to take"
+        raise SpecError("limits.memory_bytes", why)
+    free = budget.granted_bytes(guests.taken_bytes) - guests.reserved_bytes
+    if need > free:
+        raise Busy(f"needs {need} bytes of memory, {max(0, free)} are free", retry_after_s=_RETRY_AFTER_S)
+    if guests.num >= max_vnodes:
+        raise Busy(f"already hosts {guests.num} VNodes, the most allowed", retry_after_s=_RETRY_AFTER_S)

@@ -1,0 +1,105 @@
+"""The estimate of a VNode's memory, against what real workers take at their peak."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pnode.client.cut import Plan, cut
+from pnode.client.model import transformer_classifier
+from pnode.sandbox.supervisor import WorkerProcess, ZygoteProcess
+from pnode.v1 import spec_pb2
+from pnode.vnode import estimate
+from pnode.vnode.tensors import TensorBytes, num_bytes
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sandbox"))
+
+from sandbox_specs import linear_spec
+
+pytestmark = pytest.mark.timeout(600)
+
+ROOM = 4 << 30
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[ZygoteProcess]:
+    with ZygoteProcess.start(deadline_s=500) as started:
+        yield started
+
+
+def transformer(features: int, tokens: int, blocks: int, rows: int, window: int, stages: int) -> spec_pb2.VNodeSpec:
+    """The first stage of a cut transformer."""
+    model = transformer_classifier(
+        tokens=tokens, in_features=64, features=features, num_blocks=blocks, num_heads=4, mlp=4, classes=10
+    )
+    plan = Plan(
+        run="run",
+        seed=1,
+        optimizer=spec_pb2.Optimizer(adamw=spec_pb2.AdamW(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8)),
+        limits=spec_pb2.Limits(memory_bytes=ROOM, cpu_s=600, wall_s=600, max_rows=rows),
+        window=window,
+    )
+    return cut(model, plan, stages=stages)[0]
+
+
+SPECS = {
+    "wide layers": linear_spec(features=1024, layers=4, max_rows=64, memory_bytes=ROOM),
+    "many layers": linear_spec(features=64, layers=48, max_rows=4096, memory_bytes=ROOM),
+    "many rows": linear_spec(features=256, layers=2, max_rows=8192, memory_bytes=ROOM),
+    "a stage of three": transformer(128, 9, 3, 360, 4, 3),
+    "long rows": transformer(256, 64, 2, 64, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_estimate_holds_the_peak_and_little_more(zygote: ZygoteProcess, name: str) -> None:
+    spec = SPECS[name]
+    worker = zygote.fork(spec)
+    train(worker, spec)
+    peak = status_bytes(worker, "VmPeak") - (soft_limit_bytes(worker) - spec.limits.memory_bytes)
+    worker.close()
+    assert peak <= estimate.peak_bytes(spec) <= 1.4 * peak, (estimate.peak_bytes(spec), peak)
+
+
+def test_it_grows_with_what_a_spec_asks_for() -> None:
+    plain = estimate.peak_bytes(linear_spec(memory_bytes=ROOM))
+    assert plain < estimate.peak_bytes(linear_spec(memory_bytes=ROOM, max_rows=4096))
+    assert plain < estimate.peak_bytes(linear_spec(memory_bytes=ROOM, layers=20, features=256))
+    wider = linear_spec(memory_bytes=ROOM, max_rows=4096)
+    wider.window = 8
+    assert estimate.peak_bytes(linear_spec(memory_bytes=ROOM, max_rows=4096)) < estimate.peak_bytes(wider)
+
+
+def train(worker: WorkerProcess, spec: spec_pb2.VNodeSpec) -> None:
+    """Two steps with a full window of full microbatches, and a state out and in."""
+    rows, window = spec.limits.max_rows, spec.window
+    tensors = [
+        TensorBytes(each.name, each.dtype, (rows, *each.shape), bytes(num_bytes(each.dtype, (rows, *each.shape))))
+        for each in (*spec.inputs, *spec.targets)
+    ]
+    for step in range(2):
+        begin = {"step": step, "batch_rows": window * rows, "num_inputs": len(spec.inputs)}
+        begun = [worker.call("begin", {**begin, "microbatch": i}, tensors, deadline_s=None) for i in range(window)]
+        for index, each in enumerate(begun):
+            finish = {"step": step, "microbatch": index, "want_input_gradients": True}
+            worker.call("finish", finish, each.tensors, deadline_s=None)
+        worker.call("apply", {"step": step, "num_microbatches": window}, deadline_s=None)
+        worker.call("restore", {}, worker.call("state", deadline_s=None).tensors, deadline_s=None)
+
+
+def status_bytes(worker: WorkerProcess, name: str) -> int:
+    for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(name)
+
+
+def soft_limit_bytes(worker: WorkerProcess) -> int:
+    """Of the address space: the zygote's image and the limit of the spec."""
+    for line in Path(f"/proc/{worker.pid}/limits").read_text().splitlines():
+        if line.startswith("Max address space"):
+            return int(line[26:].split()[0])
+    raise AssertionError("no limit")
