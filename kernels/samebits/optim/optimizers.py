@@ -43,6 +43,16 @@ class _Optimizer(torch.optim.Optimizer):
 
     name: str
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """torch's, but bfloat16 parameters are refused: a step is often smaller than their last place."""
+        super().add_param_group(param_group)
+        if any(p.dtype is torch.bfloat16 for p in self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise TypeError(
+                f"{self.name}: parameter must be torch.float32, not torch.bfloat16; "
+                "operators take float32 parameters beside bfloat16 activations"
+            )
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step on every parameter that has a gradient; the closure, if any, computes the loss again first."""
