@@ -28,7 +28,7 @@ def trained(parts: list[int]) -> str:
     """The digest of losses, gradients and parameters after two steps from microbatches."""
     model = Model()
     nn.init_(model, 5)
-    optimizer, kept = optim.AdamW(model.parameters(), lr=1e-2), {}
+    optimizer, kept = optim.AdamW(model.parameters(), lr=1e-2), dict[str, torch.Tensor]()
     for step in range(2):
         x = torch.from_numpy(floats(step, "plain", BATCH, POSITIONS, FEATURES))
         target, total = torch.arange(BATCH) % CLASSES, torch.tensor(0.0)
@@ -38,9 +38,9 @@ def trained(parts: list[int]) -> str:
             assert logits.dtype is torch.bfloat16
             torch.autograd.backward(samebits.cross_entropy(logits, wanted, count=BATCH))
             total = samebits.row_sum(samebits.cross_entropy(logits.detach(), wanted, reduction="none"), total)
-        kept |= {f"{step} {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
-        assert all(grad.dtype is torch.float32 for grad in kept.values())
-        kept = {name: grad.clone() for name, grad in kept.items()} | {f"{step}": total}
+        grads = {f"{step} {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert all(grad.dtype is torch.float32 for grad in grads.values())
+        kept |= {name: grad.clone() for name, grad in grads.items()} | {f"{step}": total}
         optimizer.step()
     assert len(kept) == 2 + 2 * len(list(model.parameters()))
     return samebits.digest(kept | dict(model.named_parameters()))
