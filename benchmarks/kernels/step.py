@@ -28,7 +28,8 @@ class Layer(nn.Module):
         parts = self.qkv(self.norm1(x)).view(*x.shape[:2], 3, HEADS, -1).unbind(2)
         mixed = functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        out: Tensor = x + self.down(functional.gelu(self.up(self.norm2(x))))
+        return out
 
 
 class Model(nn.Module):
@@ -43,7 +44,8 @@ class Model(nn.Module):
         x = self.begin(x)
         for layer in self.layers:
             x = layer(x)
-        return self.end(self.norm(x)).flatten(0, 1)
+        out: Tensor = self.end(self.norm(x)).flatten(0, 1)
+        return out
 
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:

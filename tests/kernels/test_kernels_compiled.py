@@ -21,7 +21,8 @@ WIDE = ("samebits._elementary.",)  # the only functions whose own code may be in
 # sqrt is exact everywhere. The rest belongs to the call from Python, or is an instruction.
 FROM_OUTSIDE = re.compile(
     r"_?Py[A-Z_]\w*|NRT_\w+|numba_\w+|sqrtf?|"
-    r"llvm\.(fma|fabs|sqrt|masked\.(load|store|gather|scatter)|vector\.(insert|extract)|experimental\.noalias|mem(cpy|set|move)|[su](min|max)|lifetime|assume)\..*"
+    r"llvm\.(fma|fabs|sqrt|masked\.(load|store|gather|scatter)|vector\.(insert|extract)|"
+    r"experimental\.noalias|mem(cpy|set|move)|[su](min|max)|lifetime|assume|prefetch|ct(lz|tz|pop))\..*"
 )
 # What may be read from the host: what is part of the cache's name, and where the cache lies.
 ENVIRONMENT = {"SAMEBITS_TILE", "SAMEBITS_CACHE_DIR", "XDG_CACHE_HOME", "items"}
