@@ -84,10 +84,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     addend = None if bias is None else bias.contiguous()
-    rows = _rows(x)
-    out = torch.empty((rows.shape[0], weight.shape[0]), dtype=torch.float32)
-    multiply(rows, weight.mT, out, bias=addend)
-    return out if x.dim() == 2 else out.reshape(x.shape[:-1] + weight.shape[:1])
+    # No view may leave a Function: torch refuses to change such a result in place.
+    out = torch.empty(x.shape[:-1] + weight.shape[:1], dtype=torch.float32)
+    multiply(_rows(x), weight.mT, _rows(out), bias=addend)
+    return out
 
 
 class _Linear(torch.autograd.Function):

@@ -79,6 +79,7 @@ ENTRIES |= {
     "matmul": Entry("matmul", samebits.matmul, ((3, 7), (7, 5)), bfloat16="alike"),
     SHARED: Entry("matmul", samebits.matmul, ((3, 7),), ((7, 5),), bfloat16="alike"),
     "linear": Entry("linear", samebits.linear, ((9,),), ((5, 9), (5,))),
+    "linear of three axes": Entry("linear", samebits.linear, ((2, 9),), ((5, 9), (5,))),
     "softmax": Entry("softmax", samebits.softmax, ((21,),), takes_any_shape=True),
     "layer_norm": Entry("layer_norm", lambda x, w, b: samebits.layer_norm(x, w, b, 1e-5), ((21,),), ((21,), (21,))),
     "attention": Entry("attention", samebits.attention, ((2, 9, 4),) * 3),
