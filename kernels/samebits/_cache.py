@@ -23,6 +23,7 @@ import numba
 from numba.core import serialize
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.registry import cpu_target
+from numba.core.runtime.nrt import rtsys
 
 _dumps: Any = serialize.dumps
 logger = logging.getLogger(__name__)
@@ -146,7 +147,9 @@ class KernelCache:
         place = directory()
         if place is None:
             return None
-        target_context.refresh()
+        # What compiled code links to. Numba's own cache refreshes the whole context, which takes half of a warm start
+        # and serves only the compilation of others; those do it for themselves.
+        rtsys.initialize(target_context)
         try:
             record = (place / f"{self._name}.kernel").read_bytes()
         except OSError:

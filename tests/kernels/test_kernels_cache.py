@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,14 @@ def test_a_full_disk_costs_the_cache_and_not_the_result(
     with caplog.at_level(logging.WARNING):
         assert_doubles(Kernel(doubled, "void(intp)", binary64=False))
     assert "No space left on device" in caplog.text
+
+
+def test_a_fresh_process_loads_some_kernels_and_compiles_others(tmp_path: Path) -> None:
+    program = "import samebits, torch; print(samebits.relu(torch.tensor([-1.0, 2.0])).tolist())"
+    command = [sys.executable, "-c", program]
+    environ = {**os.environ, "SAMEBITS_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(_cache.SOURCES.parent)}
+    for _ in range(2):
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=110, check=True)
+        assert done.stdout == "[0.0, 2.0]\n"
+        (record,) = (tmp_path / "cache").glob("*/elementwise._relu.kernel")
+        record.unlink()

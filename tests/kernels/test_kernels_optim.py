@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -172,3 +174,13 @@ def test_bad_arguments() -> None:
     strided.grad = torch.ones(2, 3)
     with pytest.raises(ValueError, match=r"^AdamW: parameters must be contiguous"):
         AdamW([strided]).step()
+
+
+def test_an_optimizer_does_not_bring_torchs_compiler() -> None:
+    program = (
+        "import sys, samebits, torch; p = torch.zeros(3, requires_grad=True); p.grad = torch.ones(3); "
+        "o = samebits.optim.AdamW([p]); o.step(); o.zero_grad(); o.load_state_dict(o.state_dict()); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=110, check=True)
+    assert done.stdout == "False\n"

@@ -7,6 +7,7 @@ skipped. Weights and gradients must be float32 tensors on the CPU, weights conti
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,14 +39,21 @@ def changed(*tensors: Tensor) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
+# torch wraps some methods to keep its compiler out of them; the first call of one imports that compiler, two seconds.
+_add_param_group: Any = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
 class _Optimizer(torch.optim.Optimizer):
     """What all share: the step over all groups."""
 
     name: str
+    zero_grad: Any = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict: Any = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict: Any = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """torch's, but bfloat16 parameters are refused: a step is often smaller than their last place."""
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         if any(p.dtype is torch.bfloat16 for p in self.param_groups[-1]["params"]):
             self.param_groups.pop()
             raise TypeError(
