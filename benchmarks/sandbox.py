@@ -121,10 +121,10 @@ def deadlines(zygote: ZygoteProcess, num: int) -> Iterator[Row]:
     """How long after its wall clock a busy worker is gone."""
     late = []
     for _ in range(num):
-        wall_s = 0.3
-        worker = zygote.fork(linear(1024, layers_=4, rows=16384, memory_bytes=2048 * MIB, wall_s=wall_s))
-        content = zeros(16384, 1024)
-        # Copying the content in, about 20 ms of it, is counted as late, too.
+        wall_s = 0.8
+        worker = zygote.fork(linear(1024, layers_=24, rows=2048, memory_bytes=1024 * MIB, wall_s=wall_s))
+        content = zeros(2048, 1024)
+        # Copying the content in, 8 MiB of it, is counted as late, too.
         started = time.perf_counter()
         with suppress(PNodeError):
             worker.call("forward", {}, [content], deadline_s=None)

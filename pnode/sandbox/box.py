@@ -18,6 +18,12 @@ from pnode.sandbox.verdict import EXIT_ORPHAN
 _FIRST_TO_GO = "1000"
 
 
+def prepare() -> None:
+    """In the zygote: what is the same for all of its workers."""
+    privileges.users()
+    seccomp.prepare()
+
+
 def close(bounds: WorkerLimits, *, parent: int, stderr: int) -> None:
     """Close the box around this process, which has one thread. Raises OSError where a layer cannot be had."""
     # While /proc/self is still ours: where memory runs out, a worker goes first and the owner's programs stay.

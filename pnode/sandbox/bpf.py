@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 ALLOW = 0x7FFF0000
@@ -55,6 +56,7 @@ def program(architecture: int, rules: Iterable[Rule], default: int) -> bytes:
     return b"".join(code)
 
 
+@cache
 def _block(rule: Rule) -> list[bytes]:
     body: list[bytes] = [_return(rule.action)]
     for where in reversed(rule.conditions):

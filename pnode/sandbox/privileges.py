@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,9 @@ class Users(NamedTuple):
         return self.first + pid % self.span
 
 
+@cache
 def users(status: Path = Path("/proc/self/status"), uid_map: Path = Path("/proc/self/uid_map")) -> Users | None:
-    """Whom workers may become, or None where this process cannot change users."""
+    """Whom workers may become, or None where this process cannot change users. Asked once, by the zygote."""
     lines = (line.partition(":") for line in status.read_text(encoding="ascii", errors="replace").splitlines())
     effective = {name: text.strip() for name, _, text in lines}.get("CapEff", "0")
     if int(effective, 16) & _NEEDED != _NEEDED:

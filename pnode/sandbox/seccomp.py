@@ -124,11 +124,23 @@ def is_offered() -> bool:
     return all(call(machine.seccomp, _GET_ACTION_AVAIL, 0, ctypes.byref(action)) == 0 for action in actions)
 
 
+def _code(machine: Machine, pid: int, *, makes_code: bool) -> bytes:
+    return program(machine.architecture, rules(machine, pid, makes_code=makes_code), refuse_with(errno.EPERM))
+
+
+def prepare() -> None:
+    """Put most of the filter together before the fork; only the process id is missing."""
+    machine = Machine.here()
+    if machine is not None:
+        for makes_code in (False, True):
+            _code(machine, 0, makes_code=makes_code)
+
+
 def close(pid: int, *, makes_code: bool) -> None:
     """Put the filter on every thread of this process, for good. Raises OSError where the kernel refuses it."""
     machine = Machine.here()
     if machine is None:
         raise OSError(errno.ENOSYS, f"no table of system calls for {platform.machine()}")
-    code = program(machine.architecture, rules(machine, pid, makes_code=makes_code), refuse_with(errno.EPERM))
+    code = _code(machine, pid, makes_code=makes_code)
     filter_ = _Filter(len(code) // 8, code)
     must(machine.seccomp, _SET_MODE_FILTER, _TSYNC, ctypes.byref(filter_), what="seccomp")

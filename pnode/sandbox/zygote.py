@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pnode.sandbox import confinement, frames, limits, worker
+from pnode.sandbox import box, confinement, frames, limits, worker
 from pnode.sandbox.program import Load, Program
 from pnode.sandbox.verdict import EXIT_ORPHAN
 
@@ -136,6 +136,7 @@ def run(fd: int, front: int, load: Load) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary of a process: the front must hear why
         frames.send(channel, {"type": "failed", "message": _one_line(error)})
         return 1
+    box.prepare()
     gc.collect()
     gc.freeze()
     ready = {"type": "ready", "seconds": time.monotonic() - started, "num_threads": confinement.num_threads()}
