@@ -41,12 +41,14 @@ def place_lanes(
     steps: tuple[int, int], length: int, out: int, out_plane: int,
 ) -> None:  # fmt: skip
     """Store SPAN lanes of each row of a tile, outputs q and on of their planes, where the results belong."""
-    for n in range(SPAN):
+    n = 0
+    while n < SPAN and (q + n) // pitch < counts[0]:
         i, j = (q + n) // pitch, (q + n) % pitch
-        if (i < counts[0]) & (j < counts[1]):
-            goal = (firsts[0] + i * steps[0]) * length + firsts[1] + j * steps[1]
-            for r in range(rows):
-                store32(out, r * out_plane + goal, load32(lanes, r * SPAN + n))
+        goal = (firsts[0] + i * steps[0]) * length + firsts[1] + j * steps[1]
+        for r in range(rows):
+            for k in range(min(SPAN - n, counts[1] - j)):
+                store32(out, r * out_plane + goal + k * steps[1], load32(lanes, r * SPAN + n + k))
+        n += pitch - j
 
 
 @kernel("void(" + ", ".join(["intp"] * 33) + ")")
