@@ -14,7 +14,7 @@ from samebits._compile import kernel, routine
 from samebits._gemm import pack_columns
 from samebits._intrinsics import load32, store32
 from samebits._planes import Window
-from samebits._taps_tile import HEIGHTS, TAPS, taps_tile
+from samebits._taps_tile import HEIGHTS, TAPS, WIDE, taps_tile
 from samebits._threads import get_num_threads, run, scratch, shares
 from samebits._vectors import LANES
 
@@ -67,11 +67,34 @@ def pad(plane: int, rows: int, columns: int, row_padding: int, column_padding: i
 
 
 @routine()
-def store_sums(sums: int, taps: int, lanes: int, row: int, target: int) -> None:
-    """Turn [taps, LANES] back into `lanes` rows of taps."""
+def turn(rows: int, row: int, lanes: int, depth: int, target: int, step: int) -> None:
+    """Turn `lanes` rows of depth floats into vectors; each LANES of them make a panel, `step` floats apart."""
+    for lane in range(0, lanes, LANES):
+        goal = target + lane // LANES * step * FLOAT
+        pack_columns(rows + lane * row * FLOAT, row, min(LANES, lanes - lane), 1, depth, goal)
+
+
+@routine()
+def turn_back(sums: int, step: int, taps: int, lanes: int, row: int, target: int) -> None:
+    """What `turn` did, undone: panels of taps become `lanes` rows of them."""
     for lane in range(lanes):
+        line = sums + (lane // LANES * step + lane % LANES) * FLOAT
         for t in range(taps):
-            store32(target, lane * row + t, load32(sums, t * LANES + lane))
+            store32(target, lane * row + t, load32(line, t * LANES))
+
+
+@routine()
+def pad_planes(
+    planes: int, channels: int, rows: int, columns: int, row_padding: int, column_padding: int, target: int
+) -> int:
+    """Pad all planes of an image, if there is padding; where they lie then."""
+    if row_padding == 0 and column_padding == 0:
+        return planes
+    step = (rows + 2 * row_padding) * (columns + 2 * column_padding)
+    for c in range(channels):
+        plane, goal = planes + c * rows * columns * FLOAT, target + c * step * FLOAT
+        pad(plane, rows, columns, row_padding, column_padding, goal)
+    return target
 
 
 @kernel("void(" + ", ".join(["intp"] * 27) + ")")
@@ -81,41 +104,39 @@ def _kernel_gradient(
     out_rows: int, out_columns: int, total: int, tiles: int, offsets: int, row_bits: int, column_bits: int,
     blocks: int, unit: int, first: int, last: int, panel: int, scratch: int,
 ) -> None:  # fmt: skip
-    """Tiles first..last of taps, of block `unit` of LANES output channels. Scratch: sums, then the padded planes."""
-    g, lane = unit // blocks, unit % blocks * LANES
-    lanes, begin, end = min(LANES, outputs - lane), first * TAPS, min(last * TAPS, total)
-    padded = (row_padding > 0) | (column_padding > 0)
-    width = columns + 2 * column_padding
-    plane, places = (rows + 2 * row_padding) * width, out_rows * out_columns
-    planes = scratch + (last - first) * TAPS * LANES * FLOAT
+    """Tiles first..last of taps, of block `unit` of WIDE * LANES output channels.
+
+    panel: the gradients of the output, turned, then the sums of the bias. scratch: the sums, then the padded planes.
+    """
+    g, lane = unit // blocks, unit % blocks * WIDE * LANES
+    lanes, begin, end = min(WIDE * LANES, outputs - lane), first * TAPS, min(last * TAPS, total)
+    vectors = (lanes + LANES - 1) // LANES
+    width, places, sums_bias = columns + 2 * column_padding, out_rows * out_columns, (first == 0) & (bias_grad != 0)
+    panel_step, sums_step = places * LANES, (last - first) * TAPS * LANES
+    planes, bias_chains = scratch + WIDE * sums_step * FLOAT, panel + WIDE * panel_step * FLOAT
     own = weight_grad + ((g * outputs + lane) * total + begin) * FLOAT
-    pack_columns(own, total, lanes, 1, end - begin, scratch)
+    turn(own, total, lanes, end - begin, scratch, sums_step)
     bias_sums = bias_grad + (g * outputs + lane) * FLOAT
-    if first == 0 and bias_grad:
-        for i in range(LANES):
-            store32(panel, places * LANES + i, load32(bias_sums, min(i, lanes - 1)))
+    if sums_bias:
+        turn(bias_sums, 1, lanes, 1, bias_chains, LANES)
     for n in range(images):
         own_grad = grad + ((n * groups + g) * outputs + lane) * places * FLOAT
-        pack_columns(own_grad, places, lanes, 1, places, panel)
+        turn(own_grad, places, lanes, places, panel, panel_step)
         source = x + (n * groups + g) * channels * rows * columns * FLOAT
-        if padded:
-            for c in range(channels):
-                own_plane, goal = source + c * rows * columns * FLOAT, planes + c * plane * FLOAT
-                pad(own_plane, rows, columns, row_padding, column_padding, goal)
-            source = planes
+        source = pad_planes(source, channels, rows, columns, row_padding, column_padding, planes)
         for tile in range(first, last):
-            height = SHORT + (min(TAPS, total - tile * TAPS) - 1) // STEP * STEP
+            height = SHORT + (min(TAPS, total - tile * TAPS) - 1) // STEP * STEP if vectors == 1 else TAPS
             taps_tile(
                 source, row_stride * width, column_stride, offsets + tile * TAPS * INT64,
                 row_bits + tile * out_rows * INT64, column_bits + tile * out_columns * INT64, panel,
-                out_rows, out_columns, scratch + (tile - first) * TAPS * LANES * FLOAT, height,
+                panel_step, out_rows, out_columns, scratch + (tile - first) * TAPS * LANES * FLOAT, sums_step,
+                height, vectors,
             )  # fmt: skip
-        if first == 0 and bias_grad:
-            lane_sums(places, panel, panel + places * LANES * FLOAT)
-    store_sums(scratch, end - begin, lanes, total, own)
-    if first == 0 and bias_grad:
-        for i in range(lanes):
-            store32(bias_sums, i, load32(panel, places * LANES + i))
+        for v in range(vectors if sums_bias else 0):
+            lane_sums(places, panel + v * panel_step * FLOAT, bias_chains + v * LANES * FLOAT)
+    turn_back(scratch, sums_step, end - begin, lanes, total, own)
+    if sums_bias:
+        turn_back(bias_chains, LANES, 1, lanes, 1, bias_sums)
 
 
 def continue_kernel(
@@ -125,7 +146,7 @@ def continue_kernel(
     rows, columns = windows
     channels, outputs = x.shape[1] // groups, grad.shape[1] // groups
     taps = taps_of(rows, columns, channels)
-    total, blocks = channels * rows.kernel * columns.kernel, -(-outputs // LANES)
+    total, blocks = channels * rows.kernel * columns.kernel, -(-outputs // (WIDE * LANES))
     places = grad.shape[2] * grad.shape[3]
     arguments = (
         x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), 0 if bias_grad is None else bias_grad.data_ptr(),
@@ -134,14 +155,15 @@ def continue_kernel(
         taps.row_bits.data_ptr(), taps.column_bits.data_ptr(), blocks,
     )  # fmt: skip
     plane = (rows.size + 2 * rows.padding) * (columns.size + 2 * columns.padding)
-    floats = taps.tiles * TAPS * LANES + channels * plane
+    panel_floats = WIDE * (places + 1) * LANES
+    floats = panel_floats + WIDE * taps.tiles * TAPS * LANES + channels * plane
 
     def job(begin: int, end: int) -> None:
-        panel = scratch((places + 1) * LANES + floats)
+        panel = scratch(floats)
         for unit in range(begin // taps.tiles, -(-end // taps.tiles)):
             first = max(begin - unit * taps.tiles, 0)
             last = min(end - unit * taps.tiles, taps.tiles)
-            _kernel_gradient(*arguments, unit, first, last, panel, panel + (places + 1) * LANES * FLOAT)
+            _kernel_gradient(*arguments, unit, first, last, panel, panel + panel_floats * FLOAT)
 
     units = groups * blocks * taps.tiles
     if get_num_threads() == 1 or len(x) * places * units * TAPS * LANES < WORTH_THREADS:

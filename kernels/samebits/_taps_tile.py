@@ -14,11 +14,13 @@ from numba import types
 
 from samebits._compile import intrinsic
 from samebits._intrinsics import I32, I64
-from samebits._vectors import LANES, VECTOR, Vectors
+from samebits._vectors import LANES, ROWS, VECTOR, VECTORS, Vectors
 
 HEIGHTS = (4, 8, 12)  # accumulators: enough for the latency of fma, and no more than 16 registers hold
 TAPS = HEIGHTS[-1]
+WIDE = 2 if ROWS * VECTORS >= 2 * TAPS else 1  # vectors of output channels that share what is loaded of the input
 INTS = ir.PointerType(ir.IntType(64))
+INT32S = ir.VectorType(I32, LANES)
 
 
 class _Operands(NamedTuple):
@@ -31,23 +33,28 @@ class _Operands(NamedTuple):
     row_bits: Any
     column_bits: Any
     grad: Any
+    grad_step: Any
     rows: Any
     columns: Any
     sums: Any
+    sums_step: Any
 
 
 class _TileWriter:
-    """Writes one height of tile."""
+    """Writes one size of tile."""
 
-    def __init__(self, builder: Any, operands: _Operands, height: int) -> None:
-        self.b, self.o, self.v, self.height = builder, operands, Vectors(builder), height
+    def __init__(self, builder: Any, operands: _Operands, height: int, width: int) -> None:
+        self.b, self.o, self.v, self.height, self.width = builder, operands, Vectors(builder), height, width
 
     def write(self) -> None:
         """The whole tile, from the builder's block to a new one where it leaves the builder."""
         b, v = self.b, self.v
         offsets, source = b.inttoptr(self.o.offsets, INTS), v.pointer(self.o.source)
         origins = [b.gep(source, [b.load(b.gep(offsets, [I64(i)]))]) for i in range(self.height)]
-        homes = [v.at(v.pointer(self.o.sums), I64(i * LANES)) for i in range(self.height)]
+        across = [b.mul(I64(j), self.o.grad_step) for j in range(self.width)]
+        ends = [b.mul(I64(j), self.o.sums_step) for j in range(self.width)]
+        sums = v.pointer(self.o.sums)
+        homes = [v.at(sums, b.add(end, I64(i * LANES))) for i in range(self.height) for end in ends]
 
         def row(i: Any, sums: list[Any]) -> list[Any]:
             bits, line = self._bits(self.o.row_bits, i), b.mul(i, self.o.row)
@@ -56,8 +63,8 @@ class _TileWriter:
             def place(j: Any, sums: list[Any]) -> list[Any]:
                 here = b.add(line, b.mul(j, self.o.column))
                 present = b.and_(bits, self._bits(self.o.column_bits, j))
-                across = v.load(v.at(grad, b.mul(j, I64(LANES))))
-                return self._place(present, [b.gep(origin, [here]) for origin in origins], across, sums)
+                grads = [v.load(v.at(grad, b.add(b.mul(j, I64(LANES)), step))) for step in across]
+                return self._place(present, [b.gep(origin, [here]) for origin in origins], grads, sums)
 
             return self._ascend(self.o.columns, sums, place)
 
@@ -85,8 +92,8 @@ class _TileWriter:
         b.position_at_end(done)
         return new
 
-    def _place(self, present: Any, sources: list[Any], across: Any, sums: list[Any]) -> list[Any]:
-        """sum[i] = fma(source[i], across, sum[i]) for the taps that are present, almost always all."""
+    def _place(self, present: Any, sources: list[Any], grads: list[Any], sums: list[Any]) -> list[Any]:
+        """sum[i, j] = fma(source[i], grad[j], sum[i, j]) for the taps that are present, almost always all."""
         b, v = self.b, self.v
         plain, masked, joined = (b.append_basic_block(name) for name in ("plain", "masked", "joined"))
         everything = I64((1 << self.height) - 1)
@@ -94,10 +101,8 @@ class _TileWriter:
         results = []
         for block in (plain, masked):
             b.position_at_end(block)
-            values = [v.fma(v.spread(b.load(x)), across, old) for x, old in zip(sources, sums, strict=True)]
-            if block is masked:
-                values = self._chosen(present, values, sums)
-            results.append(values)
+            cells = self._chosen(present, sources, grads) if block is masked else self._all(sources, grads)
+            results.append([v.fma(*cell, old) for cell, old in zip(cells, sums, strict=True)])
             b.branch(joined)
         b.position_at_end(joined)
         new = [b.phi(VECTOR) for _ in sums]
@@ -106,43 +111,53 @@ class _TileWriter:
                 phi.add_incoming(value, block)
         return new
 
-    def _chosen(self, present: Any, values: list[Any], old: list[Any]) -> list[Any]:
-        b = self.b
-        kind = ir.VectorType(I32, LANES)
-        bits = self.v.spread(b.trunc(present, I32))
-        zero = ir.Constant(kind, [0] * LANES)
-        chosen = []
-        for i, (value, before) in enumerate(zip(values, old, strict=True)):
-            here = b.icmp_signed("!=", b.and_(bits, ir.Constant(kind, [1 << i] * LANES)), zero)
-            chosen.append(b.select(here, value, before))
-        return chosen
+    def _all(self, sources: list[Any], grads: list[Any]) -> list[tuple[Any, Any]]:
+        factors = [self.v.spread(self.b.load(x)) for x in sources]
+        return [(factor, grad) for factor in factors for grad in grads]
+
+    def _chosen(self, present: Any, sources: list[Any], grads: list[Any]) -> list[tuple[Any, Any]]:
+        """The factors where a tap is absent are +0 and -0, which change no sum: -0 is added to it.
+
+        Sources are loaded as integers, for LLVM would else do the products before it knows which block is taken, and
+        have no registers left.
+        """
+        b, v, cells = self.b, self.v, []
+        bits, zero = v.spread(b.trunc(present, I32)), ir.Constant(INT32S, [0] * LANES)
+        for i, source in enumerate(sources):
+            here = b.icmp_signed("!=", b.and_(bits, ir.Constant(INT32S, [1 << i] * LANES)), zero)
+            number = v.spread(b.load(b.bitcast(source, ir.PointerType(I32))))
+            factor = b.bitcast(b.select(here, number, zero), VECTOR)
+            cells += [(factor, b.select(here, grad, ir.Constant(VECTOR, [-0.0] * LANES))) for grad in grads]
+        return cells
 
 
 @intrinsic
 def taps_tile(
     context: Any, source: Any, row: Any, column: Any, offsets: Any, row_bits: Any, column_bits: Any, grad: Any,
-    rows: Any, columns: Any, sums: Any, height: Any,
+    grad_step: Any, rows: Any, columns: Any, sums: Any, sums_step: Any, height: Any, width: Any,
 ) -> Any:  # fmt: skip
     """sums[t] = chain over the places (i, j) of fma(source[i * row + j * column + offsets[t]], grad[i, j], sums[t]).
 
-    Addresses; strides and offsets count floats. grad [rows, columns, LANES] and sums [height, LANES] are vectors.
+    Addresses; strides and offsets count floats. grad [rows, columns, LANES] and sums [height, LANES] are vectors, and
+    there are `width` <= WIDE of each, grad_step and sums_step apart.
     Tap t takes part in place (i, j) if bit t of row_bits[i] & column_bits[j] (int64) is set; where it is not, the
-    source must still be readable. height is one of HEIGHTS; rows, columns >= 1.
+    source must still be readable. height is one of HEIGHTS, the last if
+    width > 1; rows, columns >= 1.
     """
 
     def generate(ctx: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        *operands, height = arguments
+        *operands, height, width = arguments
         after, nowhere = builder.append_basic_block("after"), builder.append_basic_block("nowhere")
-        choice = builder.switch(height, nowhere)
-        for size in HEIGHTS:
-            block = builder.append_basic_block(f"taps_{size}")
-            choice.add_case(I64(size), block)
+        choice = builder.switch(builder.mul(height, width), nowhere)
+        for taps, vectors in [*((taps, 1) for taps in HEIGHTS), *((TAPS, vectors) for vectors in range(2, WIDE + 1))]:
+            block = builder.append_basic_block(f"taps_{taps}_{vectors}")
+            choice.add_case(I64(taps * vectors), block)
             builder.position_at_end(block)
-            _TileWriter(builder, _Operands(*operands), size).write()
+            _TileWriter(builder, _Operands(*operands), taps, vectors).write()
             builder.branch(after)
         builder.position_at_end(nowhere)
         builder.unreachable()
         builder.position_at_end(after)
         return ctx.get_dummy_value()
 
-    return types.void(*[types.intp] * 11), generate
+    return types.void(*[types.intp] * 14), generate
