@@ -33,7 +33,11 @@ def run(commands: Commands) -> None:
 
 
 def _optimize() -> None:
-    """Optimizers import more of torch when they are first made, and a worker can import nothing."""
+    """Optimizers import more of torch when they first step, and a worker can import nothing.
+
+    torch's own import its compiler, two seconds of the zygote's start: without it a boxed VNode of profile `torch`
+    could not take its first step.
+    """
     for kind in (samebits.optim.SGD, samebits.optim.AdamW, torch.optim.SGD, torch.optim.AdamW):
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.zeros(1)
