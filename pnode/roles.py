@@ -139,7 +139,12 @@ def opened_store(settings: Settings) -> Iterator[BlobStore]:
     """The configured store, closed at the end."""
     from pnode.storage.urls import open_store  # noqa: PLC0415
 
-    store = open_store(store_url(settings), endpoint_url=settings.store.s3.endpoint, region=settings.store.s3.region)
+    store = open_store(
+        store_url(settings),
+        endpoint_url=settings.store.s3.endpoint,
+        region=settings.store.s3.region,
+        keep_free_bytes=settings.limits.disk_free,
+    )
     try:
         yield store
     finally:

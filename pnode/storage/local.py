@@ -6,9 +6,11 @@ where a name is taken, which is `put_if_absent`; what replaces or removes takes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -28,14 +30,16 @@ _STALE_S = 3600.0
 class LocalStore:
     """Blobs as files under `root`, owner-only. `lock_timeout_s` bounds the wait for another writer of the same key.
 
+    A put that would leave less than `keep_free_bytes` of the disk to its owner is refused with StoreUnavailable.
     Raises ConfigError where the directory cannot be made or written.
     """
 
-    def __init__(self, root: str | Path, *, lock_timeout_s: float = 10.0) -> None:
+    def __init__(self, root: str | Path, *, lock_timeout_s: float = 10.0, keep_free_bytes: int = 0) -> None:
         self._root = Path(root).absolute()
         self._staging = self._root / ".staging"
         self._locks = self._root / ".locks"
         self._lock_timeout_s = lock_timeout_s
+        self._keep_free_bytes = keep_free_bytes
         try:
             for folder in (self._root, self._staging, self._locks):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,6 +124,8 @@ class LocalStore:
         return content
 
     def _stage(self, content: bytes) -> Path:
+        if content and shutil.disk_usage(self._staging).free - len(content) < self._keep_free_bytes:
+            raise OSError(errno.ENOSPC, f"less than {self._keep_free_bytes} bytes of the disk would stay free")
         descriptor, name = tempfile.mkstemp(dir=self._staging)
         try:
             with open(descriptor, "wb") as file:

@@ -16,8 +16,11 @@ def open_store(
     endpoint_url: str | None = None,
     region: str | None = None,
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    keep_free_bytes: int = 0,
 ) -> BlobStore:
-    """The store behind `url`; the rest is for s3 alone. Nothing is asked of an S3 store yet: `probe` does that.
+    """The store behind `url`; `keep_free_bytes` is for files alone, the rest for s3.
+
+    Nothing is asked of an S3 store yet: `probe` does that.
 
     Raises ConfigError for any other URL, for a directory that cannot be used, and for missing credentials.
     """
@@ -31,7 +34,7 @@ def open_store(
     if parts.query or parts.fragment:
         raise ConfigError(f"the store's URL {url!r} has parts that mean nothing")
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return LocalStore(unquote(parts.path))
+        return LocalStore(unquote(parts.path), keep_free_bytes=keep_free_bytes)
     if parts.scheme == "s3":
         return _open_s3(parts.netloc, parts.path, endpoint_url, region, timeouts)
     raise ConfigError(f"{url!r} names no store; file:///path or s3://bucket/prefix is expected")

@@ -186,3 +186,12 @@ class AgainstADict(RuleBasedStateMachine):
 
 
 TestAgainstADict = AgainstADict.TestCase
+
+
+def test_the_owners_share_of_the_disk_stays_free(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, keep_free_bytes=1 << 62)
+    with pytest.raises(StoreUnavailable, match="of the disk would stay free"):
+        store.put_if_absent("a/b", b"content")
+    with pytest.raises(BlobMissing):
+        store.get("a/b", max_bytes=10)
+    assert LocalStore(tmp_path).put_if_absent("a/b", b"content")
