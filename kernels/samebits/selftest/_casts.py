@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from samebits.bfloat16 import to_bfloat16, to_float32
-from samebits.elementwise import add, gelu
-from samebits.matmul import linear
+from samebits import add, gelu, linear, to_bfloat16, to_float32
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
 
