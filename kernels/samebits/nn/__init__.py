@@ -8,6 +8,7 @@ from samebits.nn.activations import GELU, Flatten, Identity, ReLU, Softmax, Tanh
 from samebits.nn.attention import MultiheadAttention
 from samebits.nn.containers import Residual, Sequential
 from samebits.nn.dropout import Dropout
+from samebits.nn.images import AvgPool2d, Conv2d, MaxPool2d
 from samebits.nn.linear import Embedding, Linear
 from samebits.nn.norms import LayerNorm
 from samebits.nn.placing import init_, place_
@@ -16,12 +17,15 @@ from samebits.nn.transformer import MLP, TransformerEncoder, TransformerEncoderL
 __all__ = [
     "GELU",
     "MLP",
+    "AvgPool2d",
+    "Conv2d",
     "Dropout",
     "Embedding",
     "Flatten",
     "Identity",
     "LayerNorm",
     "Linear",
+    "MaxPool2d",
     "MultiheadAttention",
     "ReLU",
     "Residual",

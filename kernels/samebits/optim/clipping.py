@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samebits._chains import FLOAT
 from samebits._check import require, require_tensor, size
-from samebits._compile import kernel
+from samebits._compile import inlined, kernel
 from samebits._intrinsics import fma32, load32, load_i64, store32
 from samebits._split import split
+from samebits._threads import get_num_threads
 from samebits.optim.optimizers import changed, with_gradients
 
 ZERO = np.float32(0.0)
@@ -26,15 +28,53 @@ ONE: Any = np.float32(1.0)
 EPS: Any = np.float32(1e-6)
 
 
+CHAINS = 8  # side by side, so that the next fused multiply-add need not wait for the one before
+SEGMENT = 2 * CHAINS + 1  # int64 of a segment: addresses of gradients, places of chains, and how many elements
+
+
+@inlined()
+def _squared(gradient: int, k: int, chain: Any) -> Any:
+    return fma32(load32(gradient, k), load32(gradient, k), chain)
+
+
 @kernel("void(intp, intp, intp, intp, intp)")
-def _square_sums(gradients: int, lengths: int, sums: int, begin: int, end: int) -> None:
-    """sums[i] = chain of fma(g, g) over gradient i, whose address and length stand in tables."""
-    for i in range(begin, end):
-        gradient, acc = load_i64(gradients, i), ZERO
-        for k in range(load_i64(lengths, i)):
-            value = load32(gradient, k)
-            acc = fma32(value, value, acc)
-        store32(sums, i, acc)
+def _square_sums(segments: int, edges: int, sums: int, begin: int, end: int) -> None:
+    """Continue the chains sums[place] = fma(g, g, sums[place]) by the segments of lists begin..end."""
+    for s in range(load_i64(edges, begin), load_i64(edges, end)):
+        at = s * SEGMENT
+        g0, p0 = load_i64(segments, at + 0), load_i64(segments, at + 8)
+        g1, p1 = load_i64(segments, at + 1), load_i64(segments, at + 9)
+        g2, p2 = load_i64(segments, at + 2), load_i64(segments, at + 10)
+        g3, p3 = load_i64(segments, at + 3), load_i64(segments, at + 11)
+        g4, p4 = load_i64(segments, at + 4), load_i64(segments, at + 12)
+        g5, p5 = load_i64(segments, at + 5), load_i64(segments, at + 13)
+        g6, p6 = load_i64(segments, at + 6), load_i64(segments, at + 14)
+        g7, p7 = load_i64(segments, at + 7), load_i64(segments, at + 15)
+        s0 = load32(sums, p0)
+        s1 = load32(sums, p1)
+        s2 = load32(sums, p2)
+        s3 = load32(sums, p3)
+        s4 = load32(sums, p4)
+        s5 = load32(sums, p5)
+        s6 = load32(sums, p6)
+        s7 = load32(sums, p7)
+        for k in range(load_i64(segments, at + 2 * CHAINS)):
+            s0 = _squared(g0, k, s0)
+            s1 = _squared(g1, k, s1)
+            s2 = _squared(g2, k, s2)
+            s3 = _squared(g3, k, s3)
+            s4 = _squared(g4, k, s4)
+            s5 = _squared(g5, k, s5)
+            s6 = _squared(g6, k, s6)
+            s7 = _squared(g7, k, s7)
+        store32(sums, p0, s0)
+        store32(sums, p1, s1)
+        store32(sums, p2, s2)
+        store32(sums, p3, s3)
+        store32(sums, p4, s4)
+        store32(sums, p5, s5)
+        store32(sums, p6, s6)
+        store32(sums, p7, s7)
 
 
 @kernel("void(intp, intp, intp)")
@@ -63,12 +103,45 @@ def square_sums(parameters: Tensor | Iterable[Tensor]) -> Tensor:
     TypeError: not float32; RuntimeError: not in the CPU's memory.
     """
     gradients = [grad.contiguous() for _, grad in with_gradients("square_sums", _listed(parameters))]
-    sums, count = torch.empty(len(gradients), dtype=torch.float32), len(gradients)
-    addresses = np.array([grad.data_ptr() for grad in gradients], np.int64)
-    lengths = np.array([grad.numel() for grad in gradients], np.int64)
-    tables = (addresses.ctypes.data, lengths.ctypes.data, sums.data_ptr())
-    split(_square_sums, count, int(lengths.max(initial=0)), *tables)
-    return sums
+    count = len(gradients)
+    sums = torch.zeros(count + CHAINS, dtype=torch.float32)  # what follows the last is for chains that nobody wants
+    lists = [_segments(gradients, part) for part in _shared_out([grad.numel() for grad in gradients])]
+    edges = [0]
+    for rows in lists:
+        edges.append(edges[-1] + len(rows))
+    table = np.array([row for rows in lists for row in rows], np.int64)
+    bounds = np.array(edges, np.int64)
+    size_of_each = max((grad.numel() for grad in gradients), default=0)
+    split(_square_sums, len(lists), size_of_each, table.ctypes.data, bounds.ctypes.data, sums.data_ptr())
+    return sums[:count].clone()
+
+
+def _shared_out(lengths: list[int]) -> list[list[int]]:
+    """The gradients for each thread: longest first, each to the thread that has least so far."""
+    parts: list[list[int]] = [[] for _ in range(get_num_threads())]
+    loads = [0] * len(parts)
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        lightest = loads.index(min(loads))
+        loads[lightest] += lengths[i]
+        parts[lightest].append(i)
+    return parts
+
+
+def _segments(gradients: list[Tensor], part: list[int]) -> list[list[int]]:
+    """Rows for `_square_sums`: CHAINS gradients at a time, as far as the shortest goes, then the next in its place."""
+    waiting = [[gradients[i].data_ptr(), i, gradients[i].numel()] for i in part if gradients[i].numel()]
+    active, rows = waiting[:CHAINS], []
+    del waiting[:CHAINS]
+    while active:
+        step = min(left for _, _, left in active)
+        spare = [(active[0][0], len(gradients) + i) for i in range(CHAINS - len(active))]
+        pairs = [(address, place) for address, place, _ in active] + spare
+        rows.append([address for address, _ in pairs] + [place for _, place in pairs] + [step])
+        moved = [[address + step * FLOAT, place, left - step] for address, place, left in active]
+        active = [each for each in moved if each[2]]
+        active += waiting[: CHAINS - len(active)]
+        del waiting[: len(moved) - len([each for each in moved if each[2]])]
+    return rows
 
 
 def total_norm(sums: Tensor) -> Tensor:
