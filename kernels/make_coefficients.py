@@ -15,6 +15,7 @@ from collections.abc import Callable
 import mpmath as mp
 
 PRECISION_BITS = 400
+SIGMOID_NEAR = 1.0  # below this, sigmoid is 1/2 and a polynomial
 EXPONENTS = range(-8, 105)  # of the last place of a binary32 argument from 1 up to the largest
 
 
@@ -95,6 +96,8 @@ def constants() -> dict[str, object]:
         "ERF_UNDER": erf_under,
         "TANH_OVER": tanh_over,
         "TANH_UNDER": tanh_under,
+        "SIGMOID_NEAR": SIGMOID_NEAR,
+        "SIGMOID": polynomial(lambda z: mp.tanh(mp.sqrt(z) / 2) / mp.sqrt(z) / 2, 10, 0, SIGMOID_NEAR**2),
         "TWO_OVER_PI": float(2 / mp.pi),
         "HALF_PI": parts(mp.pi / 2, 53, 53, 53),
         "SIN": polynomial(lambda z: (mp.sin(mp.sqrt(z)) / mp.sqrt(z) - 1) / z, 6, 0, quarter_pi**2),

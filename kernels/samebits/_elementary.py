@@ -44,6 +44,7 @@ def _polynomial(coefficients: Sequence[float]) -> Callable[[float], float]:
 _exp_tail, _log_tail = _polynomial(made.EXP), _polynomial(made.LOG)
 _erf_over, _erf_under = _polynomial(made.ERF_OVER), _polynomial(made.ERF_UNDER)
 _tanh_over, _tanh_under = _polynomial(made.TANH_OVER), _polynomial(made.TANH_UNDER)
+_sigmoid_middle = _polynomial(made.SIGMOID)
 _sin_tail, _cos_tail = _polynomial(made.SIN), _polynomial(made.COS)
 
 _INF, _NAN, _HUGE = math.inf, math.nan, 1e300
@@ -58,6 +59,7 @@ _ROWS, _FIRST_EXPONENT = np.array(made.TWO_OVER_PI_ROWS), made.FIRST_EXPONENT
 _single: Any = np.float32
 REDUCED = _single(1048576.0)  # sine and cosine reduce smaller arguments by three parts of pi/2
 _EXP_LOW, _EXP_HIGH = _single(-150.0), _single(130.0)  # beyond these, as beyond the next, the result is constant
+_SIGMOID_NEAR = made.SIGMOID_NEAR
 _ERF_ONE, _TANH_ONE = _single(3.92), _single(9.02)
 
 
@@ -73,15 +75,20 @@ def _rounded_to_odd(head: float, tail: float) -> float:
 
 
 @inlined(binary64=True)
-def exp32(x: float) -> float:
-    """e**x: 2**n * (1 + r + r*r*p(r)) with |r| <= ln(2)/2."""
-    x = _EXP_LOW if x < _EXP_LOW else x
-    y = f64(_EXP_HIGH if x > _EXP_HIGH else x)
+def _exp64(y: float) -> Any:
+    """e**y nearly to the last bit of binary64, for -1000 < y < 700: 2**n * (1 + r + r*r*p(r)) with |r| <= ln(2)/2."""
     shifted = fma64(y, _LOG2_E, _SHIFT)
     n = shifted - _SHIFT
     r = fma64(n, -_LN2_LOW, fma64(n, -_LN2, y))
     scale = from_bits64((bits64(shifted) - _SHIFT_BITS + 1023) << 52)
-    return f32(fma64(scale, fma64(r * r, _exp_tail(r), r), scale))
+    return fma64(scale, fma64(r * r, _exp_tail(r), r), scale)
+
+
+@inlined(binary64=True)
+def exp32(x: float) -> float:
+    """e**x."""
+    x = _EXP_LOW if x < _EXP_LOW else x
+    return f32(_exp64(f64(_EXP_HIGH if x > _EXP_HIGH else x)))
 
 
 @inlined(binary64=True)
@@ -123,6 +130,23 @@ def tanh32(x: float) -> float:
     y = f64(_TANH_ONE if x > _TANH_ONE else x)
     z = y * y
     return f32(y * _tanh_over(z) / _tanh_under(z))
+
+
+@inlined(binary64=True)
+def sigmoid32(x: float) -> float:
+    """1 / (1 + e**-x): with q = e**-|x| / (1 + e**-|x|) it is 1 - q or q; near 0 it is 1/2 + x * p(x*x).
+
+    Sums are rounded to odd: around 0 lie many results that differ from a midpoint by far less than a binary64's last
+    place.
+    """
+    x = _EXP_LOW if x < _EXP_LOW else x
+    y = f64(_EXP_HIGH if x > _EXP_HIGH else x)
+    e = _exp64(-abs(y))
+    q = e / (1.0 + e)
+    near, positive = abs(y) < _SIGMOID_NEAR, y > 0.0
+    head = 0.5 if near else 1.0
+    tail = y * _sigmoid_middle(y * y) if near else -q
+    return f32(_rounded_to_odd(head, tail) if near | positive else q)
 
 
 @inlined(binary64=True)

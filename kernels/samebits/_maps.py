@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from samebits._accumulate import refuse_second_derivative
 from samebits._check import require_tensor
 from samebits._compile import Kernel
 from samebits._split import differentiable, split
@@ -52,8 +52,8 @@ class _Apply(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative(ctx.operator.name)
         return mapped(ctx.operator.backward, grad.contiguous(), *ctx.saved_tensors), None
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from samebits._accumulate import refuse_second_derivative
 from samebits._chains import FLOAT, PANEL_FLOATS, clear, row_maximum, row_sums, share
 from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
@@ -20,7 +20,7 @@ from samebits._vectors import LANES
 
 ZERO: Any = np.float32(0.0)
 ONE: Any = np.float32(1.0)
-REDUCTIONS = ("mean", "none")
+REDUCTIONS = ("mean", "sum", "none")
 
 
 @kernel("intp(intp, intp, intp)")
@@ -98,8 +98,8 @@ class _CrossEntropy(torch.autograd.Function):
         return losses if reduction == "none" else _summed(losses, ZERO, ctx.share)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("cross_entropy")
         exponentials, sums, target = ctx.saved_tensors
         (rows, n), grad = exponentials.shape, grad.contiguous()
         dx = torch.empty_like(exponentials)
@@ -125,7 +125,8 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean", count
 
     m = max, e = exp(x - m), s = ascending sum of e from +0; loss = log(s) - (x[target] - m). The mean is the ascending
     sum of losses from +0, * binary32(1/count); count is the number of rows of the whole step, by default B.
-    Gradient: ((e / s - onehot) * binary32(1/count)) * grad; with "none" (e / s - onehot) * grad of its row.
+    With "sum" it is the sum alone.
+    Gradient: ((e / s - onehot) * binary32(1/count)) * grad; with "sum" and "none" (e / s - onehot) * grad of its row.
 
     TypeError: wrong dtypes; ValueError: shapes, reduction or count that do not fit; RuntimeError: not in the CPU's
     memory; IndexError: a target that is no class.
@@ -149,8 +150,8 @@ class _RowSum(torch.autograd.Function):
         return _summed(values, start.item(), ONE)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        refuse_second_derivative("row_sum")
         return grad.expand(ctx.count), grad
 
 

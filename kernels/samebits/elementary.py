@@ -1,4 +1,4 @@
-"""exp, log, erf, sin, cos, tanh and rsqrt of tensors: the binary32 nearest to the true value, for every element.
+"""Elementary functions of tensors, exp to rsqrt: the binary32 nearest to the true value, for every element.
 
 They take and return binary32 tensors on the CPU, of any shape; results are contiguous. A wrong type raises TypeError,
 a wrong device RuntimeError. They are differentiable once, by the graphs in their docstrings.
@@ -6,12 +6,14 @@ a wrong device RuntimeError. They are differentiable once, by the graphs in thei
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
 from samebits._blocks import BLOCK, cos_block, sin_block
 from samebits._compile import kernel
-from samebits._elementary import erf32, exp32, log32, rsqrt32, tanh32
+from samebits._elementary import erf32, exp32, log32, rsqrt32, sigmoid32, tanh32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply
 from samebits._storage import stored
@@ -71,6 +73,32 @@ def _tanh_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
 
 
 @kernel(ONE_IN, binary64=True)
+def _sigmoid(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, sigmoid32(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _sigmoid_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(y, i)
+        store32(dx, i, load32(grad, i) * fma32(-value, value, value))
+
+
+@kernel(ONE_IN)
+def _sqrt(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, math.sqrt(load32(x, i)))
+
+
+@kernel(TWO_IN)
+def _sqrt_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(y, i)
+        store32(dx, i, load32(grad, i) / (value + value))
+
+
+@kernel(ONE_IN, binary64=True)
 def _rsqrt(x: int, y: int, begin: int, end: int) -> None:
     for i in range(begin, end):
         store32(y, i, rsqrt32(load32(x, i)))
@@ -117,6 +145,8 @@ EXP = Map("exp", _exp, _exp_backward, keeps_result=True)
 LOG = Map("log", _log, _log_backward)
 ERF = Map("erf", _erf, _erf_backward)
 TANH = Map("tanh", _tanh, _tanh_backward, keeps_result=True)
+SIGMOID = Map("sigmoid", _sigmoid, _sigmoid_backward, keeps_result=True)
+SQRT = Map("sqrt", _sqrt, _sqrt_backward, keeps_result=True)
 RSQRT = Map("rsqrt", _rsqrt, _rsqrt_backward, keeps_result=True)
 SIN = Map("sin", _sin, _sin_backward)
 COS = Map("cos", _cos, _cos_backward)
@@ -144,6 +174,18 @@ def erf(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent. Gradient: grad * fma(-y, y, 1)."""
     return apply(TANH, x)
+
+
+@stored("x")
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e**-x). Gradient: grad * fma(-y, y, y)."""
+    return apply(SIGMOID, x)
+
+
+@stored("x")
+def sqrt(x: Tensor) -> Tensor:
+    """The square root; -0 at -0, NaN below. Gradient: grad / (y + y)."""
+    return apply(SQRT, x)
 
 
 @stored("x")

@@ -1,7 +1,7 @@
-"""relu, gelu and add: operators that treat every element alone.
+"""relu, gelu and silu: operators that treat every element alone.
 
 They take and return binary32 tensors on the CPU, of any shape; results are contiguous. A wrong type raises TypeError,
-a wrong device RuntimeError, a wrong shape ValueError. They are differentiable once.
+a wrong device RuntimeError. They are differentiable once.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from samebits._check import require, require_tensor, size
 from samebits._compile import inlined, kernel
-from samebits._elementary import erf32, exp32
+from samebits._elementary import erf32, exp32, sigmoid32
 from samebits._intrinsics import fma32, load32, store32
-from samebits._maps import ONE_IN, TWO_IN, Map, apply, mapped
-from samebits._split import differentiable
+from samebits._maps import ONE_IN, TWO_IN, Map, apply
 from samebits._storage import stored
 
 ZERO, HALF, MINUS_HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(-0.5), np.float32(1.0)
@@ -84,14 +80,24 @@ def _times(grad: int, derivative: int, dx: int, begin: int, end: int) -> None:
         store32(dx, i, load32(grad, i) * load32(derivative, i))
 
 
-@kernel(TWO_IN)
-def _add(a: int, b: int, y: int, begin: int, end: int) -> None:
+@kernel(ONE_IN, binary64=True)
+def _silu(x: int, y: int, begin: int, end: int) -> None:
     for i in range(begin, end):
-        store32(y, i, load32(a, i) + load32(b, i))
+        value = load32(x, i)
+        store32(y, i, value * sigmoid32(value))
+
+
+@kernel(TWO_IN, binary64=True)
+def _silu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(x, i)
+        s = sigmoid32(value)
+        store32(dx, i, load32(grad, i) * (s * fma32(value, ONE - s, ONE)))
 
 
 RELU = Map("relu", _relu, _relu_backward, keeps_result=True)
 GELU = Map("gelu", _gelu, _times, slope=_gelu_slope)
+SILU = Map("silu", _silu, _silu_backward)
 
 
 @stored("x")
@@ -110,24 +116,10 @@ def gelu(x: Tensor) -> Tensor:
     return apply(GELU, x)
 
 
-class _Add(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        return mapped(_add, a.contiguous(), b.contiguous())
+@stored("x")
+def silu(x: Tensor) -> Tensor:
+    """x * s, the sigmoid-weighted linear unit: s = sigmoid(x), then one product. NaN at -inf.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, grad
-
-
-@stored("a", "b")
-def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b for tensors of one shape; nothing is broadcast. Both gradients are grad."""
-    require_tensor("add", "a", a)
-    require_tensor("add", "b", b)
-    require(a.shape == b.shape, "add", f"shapes differ: {size(a)} and {size(b)}")
-    if differentiable(a, b):
-        result: Tensor = _Add.apply(a, b)  # type: ignore[no-untyped-call]  # torch's own
-        return result
-    return mapped(_add, a.contiguous(), b.contiguous())
+    Gradient: grad * (s * fma(x, 1 - s, 1)).
+    """
+    return apply(SILU, x)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from samebits._accumulate import Gradient, gradient_of
+from samebits._accumulate import Gradient, gradient_of, refuse_second_derivative
 from samebits._chains import COLUMNS, FLOAT, PANEL_FLOATS, clear, lane_squares, lane_sums, lane_weighted, share
 from samebits._check import require, require_tensor, size
 from samebits._compile import inlined, kernel
@@ -118,14 +117,14 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("layer_norm")
         x, weight, statistics = ctx.saved_tensors
         grad, n, rows = grad.contiguous(), x.shape[-1], statistics.shape[1]
         dx = _input_gradient(grad, x, weight, statistics) if ctx.needs_input_grad[0] else None
         to_weight, to_bias = (gradient_of(ctx, position, weight, "layer_norm") for position in (1, 2))
         if to_weight:
-            _continue_weight(to_weight, grad, x, statistics)
+            continue_weight(to_weight, grad, x, statistics)
         if to_bias:
             add_rows(grad.view(rows, n), to_bias.buffer)
         return dx, to_weight and to_weight.returned, to_bias and to_bias.returned, None
@@ -139,7 +138,8 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, statistics: Tensor)
     return dx
 
 
-def _continue_weight(to_weight: Gradient, grad: Tensor, x: Tensor, statistics: Tensor) -> None:
+def continue_weight(to_weight: Gradient, grad: Tensor, x: Tensor, statistics: Tensor) -> None:
+    """Continue grad_weight = chain of fma(grad, h) over ascending rows; statistics are the rows' means and scales."""
     n, rows, means = x.shape[-1], statistics.shape[1], statistics.data_ptr()
     pointers = (grad.data_ptr(), x.data_ptr(), means, means + rows * FLOAT, to_weight.buffer.data_ptr())
     split(_backward_weight, n, rows, *pointers, rows, n)

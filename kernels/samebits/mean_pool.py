@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from samebits._accumulate import refuse_second_derivative
 from samebits._chains import FLOAT, share
 from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
@@ -54,8 +54,8 @@ class _MeanPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivative("mean_pool")
         batch, positions, n = ctx.shape
         grad, dx = grad.contiguous(), torch.empty(ctx.shape, dtype=torch.float32)
         sizes = (positions, n, share(positions))

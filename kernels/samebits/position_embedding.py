@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from samebits._accumulate import gradient_of
+from samebits._accumulate import gradient_of, refuse_second_derivative
 from samebits._chains import FLOAT
 from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
@@ -35,8 +34,8 @@ class _PositionEmbedding(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        refuse_second_derivative("position_embedding")
         to_weight = gradient_of(ctx, 1, grad.shape[1:], "position_embedding")
         if to_weight is None:
             return grad, None

@@ -1,4 +1,4 @@
-"""relu, gelu, add and the elementary functions equal their plain loops bit for bit, forward and backward."""
+"""relu, gelu, silu and the elementary functions equal their plain loops bit for bit, forward and backward."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from samebits.reference.elementwise import each
 UNARY: dict[str, tuple[Any, Callable[..., Any], Callable[..., Any]]] = {
     "relu": (samebits.relu, elementwise.relu, elementwise.relu_backward),
     "gelu": (samebits.gelu, elementwise.gelu, elementwise.gelu_backward),
+    "silu": (samebits.silu, elementwise.silu, elementwise.silu_backward),
+    "sigmoid": (samebits.sigmoid, elementary.sigmoid, elementwise.sigmoid_backward),
+    "sqrt": (samebits.sqrt, elementary.sqrt, elementwise.sqrt_backward),
     "exp": (samebits.exp, elementary.exp, elementwise.exp_backward),
     "log": (samebits.log, elementary.log, elementwise.log_backward),
     "erf": (samebits.erf, elementary.erf, elementwise.erf_backward),
@@ -58,17 +61,6 @@ def test_any_bits(name: str, seed: int, size: int) -> None:
     assert_same_bits(grad, each(dumb_backward, np.ones(size, np.float32), x))
 
 
-@given(SHAPES, st.integers(0, 3), st.integers(0, 3), seeds(), flavours())
-@settings(deadline=None, max_examples=40)
-def test_add(shape: tuple[int, ...], layout_a: int, layout_b: int, seed: int, flavour: str) -> None:
-    a, b, g = (floats(seed + i, flavour, *shape) for i in range(3))
-    fast_a, fast_b = strided(a, layout_a).requires_grad_(), strided(b, layout_b).requires_grad_()
-    y = samebits.add(fast_a, fast_b)
-    assert_same_bits(y, each(elementwise.add, a, b))
-    for grad in torch.autograd.grad(y, (fast_a, fast_b), strided(g, 0)):
-        assert_same_bits(grad, g)
-
-
 @pytest.mark.parametrize("name", sorted(UNARY))
 def test_threads_and_neighbours_change_nothing(name: str, shared_out: None) -> None:
     fast = UNARY[name][0]
@@ -89,9 +81,8 @@ def test_relu_by_the_contract() -> None:
 
 def test_second_derivatives_are_refused() -> None:
     x, g = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
-    (grad,) = torch.autograd.grad(samebits.gelu(x), x, g, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match=r"^gelu: there is no second derivative"):
+        torch.autograd.grad(samebits.gelu(x), x, g, create_graph=True)
 
 
 @pytest.mark.parametrize("name", sorted(UNARY))
@@ -103,10 +94,3 @@ def test_bad_arguments(name: str) -> None:
         fast([1.0])
     with pytest.raises(RuntimeError, match=rf"^{name}: x must be a dense tensor on the CPU"):
         fast(torch.ones(2, device="meta"))
-
-
-def test_add_wants_one_shape() -> None:
-    with pytest.raises(ValueError, match=r"^add: shapes differ: \[2\] and \[3\]"):
-        samebits.add(torch.ones(2), torch.ones(3))
-    with pytest.raises(TypeError, match=r"^add: b must be"):
-        samebits.add(torch.ones(2), torch.ones(2, dtype=torch.int64))

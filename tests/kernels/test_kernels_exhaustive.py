@@ -63,6 +63,8 @@ LIBM: dict[str, Callable[[float], float]] = {
     "log": math.log,
     "erf": math.erf,
     "tanh": math.tanh,
+    "sigmoid": njit(error_model="numpy")(lambda x: 1.0 / (1.0 + math.exp(-x))),
+    "sqrt": math.sqrt,
     "rsqrt": njit(error_model="numpy")(lambda x: 1.0 / math.sqrt(x)),
     "sin": math.sin,
     "cos": math.cos,

@@ -23,11 +23,12 @@ FILES = sorted(path for path in SOURCES.rglob("*.py") if path not in EXEMPT)
 
 WRITTEN = {
     "math": "copysign inf isfinite ldexp nan nextafter pi sqrt",
-    "np": """ascontiguousarray concatenate
-        arange array asarray bool empty errstate float32 float64 full inf int32 int64 isfinite isnan multiply
-        ndarray ndindex nextafter sqrt uint16 uint32 uint64 where zeros zeros_like""",
-    "torch": """Size Tensor _C autograd bfloat16 bool dtype empty empty_like enable_grad float16 float32 float64
-        from_numpy int16 int32 int64 int8 is_grad_enabled isnan no_grad optim strided tensor uint8 zeros""",
+    "np": """arange array asarray ascontiguousarray bool broadcast_to concatenate empty errstate float32 float64
+        full inf int32 int64 isfinite isnan multiply ndarray ndindex nextafter sqrt take uint16 uint32
+        uint64 where zeros zeros_like""",
+    "torch": """Size Tensor _C autograd bfloat16 bool broadcast_shapes broadcast_tensors dtype empty empty_like
+        enable_grad float16 float32 float64 from_numpy int16 int32 int64 int8 is_grad_enabled isnan no_grad
+        optim strided tensor uint8 zeros""",
 }
 ALLOWED = {module: set(names.split()) for module, names in WRITTEN.items()}
 ALLOWED["numpy"] = ALLOWED["np"]

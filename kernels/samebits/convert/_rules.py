@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as operations
 
 from samebits import elementary, nn
+from samebits.arithmetic import add
 from samebits.attention import attention
-from samebits.elementwise import add, gelu, relu
+from samebits.elementwise import gelu, relu
 from samebits.embedding import embedding
 from samebits.matmul import linear, matmul
 from samebits.softmax import softmax

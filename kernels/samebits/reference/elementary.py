@@ -81,6 +81,19 @@ def tanh(x: np.float32) -> np.float32:
     return correct(x, math.tanh, CONTEXT.tanh)
 
 
+def sigmoid(x: np.float32) -> np.float32:
+    """1 / (1 + e**-x)."""
+    if not -110.0 < x < 90.0:  # NaN, or far beyond where the result is 0 or 1
+        return NAN if np.isnan(x) else F32(1.0) if x > 0 else ZERO
+    return correct(x, lambda y: 1.0 / (1.0 + math.exp(-y)), lambda y: 1 / (1 + CONTEXT.exp(-y)))
+
+
+def sqrt(x: np.float32) -> np.float32:
+    """The square root, which IEEE 754 rounds correctly."""
+    with np.errstate(invalid="ignore"):
+        return F32(np.sqrt(x))
+
+
 def rsqrt(x: np.float32) -> np.float32:
     """1 / sqrt(x)."""
     if x == 0.0:

@@ -1,4 +1,4 @@
-"""relu, gelu, add and the gradients of the elementary functions, one element at a time."""
+"""relu, gelu, silu, add and the gradients of the elementary functions, one element at a time."""
 
 from __future__ import annotations
 
@@ -54,6 +54,29 @@ def gelu_backward(grad: Scalar, x: Scalar) -> Scalar:
 def add(a: Scalar, b: Scalar) -> Scalar:
     """a + b."""
     return a + b
+
+
+def silu(x: Scalar) -> Scalar:
+    """x times its sigmoid."""
+    return x * exact.sigmoid(x)
+
+
+def silu_backward(grad: Scalar, x: Scalar) -> Scalar:
+    """grad * (s * fma(x, 1 - s, 1))."""
+    s = exact.sigmoid(x)
+    return grad * (s * fma(x, ONE - s, ONE))
+
+
+def sigmoid_backward(grad: Scalar, x: Scalar) -> Scalar:
+    """grad * (y - y**2), the square and the difference fused."""
+    y = exact.sigmoid(x)
+    return grad * fma(-y, y, y)
+
+
+def sqrt_backward(grad: Scalar, x: Scalar) -> Scalar:
+    """grad / (2 y)."""
+    y = exact.sqrt(x)
+    return grad / (y + y)
 
 
 def exp_backward(grad: Scalar, x: Scalar) -> Scalar:

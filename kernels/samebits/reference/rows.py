@@ -1,4 +1,4 @@
-"""softmax, layer_norm, mean_pool, position_embedding and cross_entropy, one row and one element at a time."""
+"""Both softmaxes and norms, mean_pool, position_embedding and cross_entropy, one row and one element at a time."""
 
 from __future__ import annotations
 
@@ -65,6 +65,54 @@ def softmax_backward(grad: Floats, x: Floats) -> Floats:
         d = chain(y[i], grad[i])
         out[i] = [p * (g - d) for p, g in zip(y[i], grad[i], strict=True)]
     return out
+
+
+def log_softmax(x: Floats) -> Floats:
+    """(x - max) - log(s) for each row of x [rows, n]."""
+    out = np.empty(x.shape, F32)
+    for i, row in enumerate(x):
+        if row.size:
+            _, s, m = exponentials(row)
+            out[i] = [(value - m) - exact.log(s) for value in row]
+    return out
+
+
+def log_softmax_backward(grad: Floats, x: Floats) -> Floats:
+    """fma(-exp(y), sum of grad, grad)."""
+    y, out = log_softmax(x), np.empty(x.shape, F32)
+    for i in range(len(x)):
+        d = ascending_sum(grad[i])
+        out[i] = [fma(-exact.exp(value), d, g) for value, g in zip(y[i], grad[i], strict=True)]
+    return out
+
+
+def rms_normalised(row: Floats, eps: Scalar) -> tuple[Floats, Scalar]:
+    """x * r, and r = rsqrt(mean square + eps)."""
+    r = exact.rsqrt(chain(row, row) * share(row.size) + eps)
+    return np.array([x * r for x in row], F32), r
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """h * weight, h the normalised rows of x [rows, n]."""
+    out = np.empty(x.shape, F32)
+    for i, row in enumerate(x):
+        h, _ = rms_normalised(row, F32(eps)) if row.size else (row, ONE)
+        out[i] = [a * w for a, w in zip(h, weight, strict=True)]
+    return out
+
+
+def rms_norm_backward(grad: Floats, x: Floats, weight: Floats, eps: float, start: Floats) -> tuple[Floats, Floats]:
+    """The gradients of x and weight; the latter continues, rows ascending."""
+    dx, dw = np.empty(x.shape, F32), start.copy()
+    if not x.shape[1]:
+        return dx, dw
+    for i, row in enumerate(x):
+        h, r = rms_normalised(row, F32(eps))
+        u = np.array([g * w for g, w in zip(grad[i], weight, strict=True)], F32)
+        b = chain(u, h) * share(row.size)
+        dx[i] = [fma(-v, b, p) * r for v, p in zip(h, u, strict=True)]
+        dw = np.array([fma(g, v, total) for g, v, total in zip(grad[i], h, dw, strict=True)], F32)
+    return dx, dw
 
 
 def normalised(row: Floats, eps: Scalar) -> tuple[Floats, Scalar]:

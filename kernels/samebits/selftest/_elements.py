@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from samebits import elementary, elementwise
+from samebits import arithmetic, elementary, elementwise
 from samebits.fork import fork
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
@@ -20,10 +20,13 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "log": elementary.log,
     "relu": elementwise.relu,
     "rsqrt": elementary.rsqrt,
+    "sigmoid": elementary.sigmoid,
+    "silu": elementwise.silu,
     "sin": elementary.sin,
+    "sqrt": elementary.sqrt,
     "tanh": elementary.tanh,
 }
-BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": elementwise.add}
+BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": arithmetic.add}
 
 
 def _unary(values: Values, function: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
@@ -44,6 +47,16 @@ for _name, _function in UNARY.items():
     covers(_name)(lambda values, function=_function: _unary(values, function))  # type: ignore[misc]
 for _name, _pair in BINARY.items():
     covers(_name)(lambda values, function=_pair: _binary(values, function))  # type: ignore[misc]
+
+
+@covers("mul")
+def _mul(values: Values) -> Iterator[Tensor]:
+    """Alike, by a number, and broadcast: lines, columns, scattered axes, each with the sums that its gradients need."""
+    yield from _binary(values, arithmetic.mul)
+    yield from both(values, lambda x: arithmetic.mul(x, 0.7), values(31, 7))
+    for shape in ((67,), (33, 1), (5, 1, 67), ()):
+        yield from both(values, arithmetic.mul, values(5, 33, 67), values(*shape), chained=True)
+        yield from both(values, arithmetic.add, values(5, 33, 67), values(*shape), chained=True)
 
 
 @covers("fork")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from samebits.cross_entropy import cross_entropy, row_sum
+from samebits.mse_loss import mse_loss
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
 
@@ -19,6 +20,13 @@ def _cross_entropy(values: Values) -> Iterator[Tensor]:
         yield from both(values, lambda x, target=target: cross_entropy(x, target, "none"), values(rows, classes))
     target = values.integers(5, 40)
     yield from both(values, lambda x: cross_entropy(x, target, count=77), values.strewn(40, 5))
+
+
+@covers("mse_loss")
+def _mse_loss(values: Values) -> Iterator[Tensor]:
+    for reduction in ("mean", "sum", "none"):
+        yield from both(values, lambda x, y, how=reduction: mse_loss(x, y, how), values(33, 131), values(33, 131))
+    yield from both(values, lambda x, y: mse_loss(x, y, count=77), values.strewn(40, 5), values(40, 5))
 
 
 @covers("row_sum")

@@ -9,9 +9,11 @@ from torch import Tensor
 from samebits.layer_norm import layer_norm
 from samebits.mean_pool import mean_pool
 from samebits.position_embedding import position_embedding
+from samebits.reductions import mean, sum
+from samebits.rms_norm import rms_norm
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
-from samebits.softmax import softmax
+from samebits.softmax import log_softmax, softmax
 
 SIZES = ((1, 1), (7, 33), (37, 129), (130, 150), (5, 300), (0, 3))
 
@@ -23,6 +25,39 @@ def _softmax(values: Values) -> Iterator[Tensor]:
     yield from both(values, softmax, values(2, 3, 19))
     yield from both(values, softmax, values(19, 21, lowest=3).mT)
     yield from both(values, softmax, values.strewn(40, 5))
+
+
+@covers("log_softmax")
+def _log_softmax(values: Values) -> Iterator[Tensor]:
+    for rows, columns in SIZES:
+        yield from both(values, log_softmax, values(rows, columns))
+    yield from both(values, lambda x: log_softmax(x, 1), values(3, 17, 19))
+    yield from both(values, log_softmax, values.strewn(40, 5))
+
+
+@covers("rms_norm")
+def _rms_norm(values: Values) -> Iterator[Tensor]:
+    for rows, columns in SIZES:
+        yield from both(values, _scaled, values(rows, columns), values(columns), chained=True)
+    yield from both(values, _scaled, values.strewn(40, 5), values(5))
+
+
+def _scaled(x: Tensor, weight: Tensor) -> Tensor:
+    return rms_norm(x, weight, 1e-6)
+
+
+@covers("sum")
+def _sum(values: Values) -> Iterator[Tensor]:
+    for dim in (None, 0, 1, 2, (0, 2)):
+        yield from both(values, lambda x, dim=dim: sum(x, dim), values(5, 33, 131))
+    yield from both(values, lambda x: sum(x, 0, keepdim=True), values.strewn(40, 5))
+
+
+@covers("mean")
+def _mean(values: Values) -> Iterator[Tensor]:
+    for dim in (None, 0, 1, 2, (0, 2)):
+        yield from both(values, lambda x, dim=dim: mean(x, dim), values(5, 33, 131))
+    yield from both(values, lambda x: mean(x, 0, keepdim=True), values.strewn(40, 5))
 
 
 @covers("layer_norm")
