@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from samebits import reductions
 from samebits.layer_norm import layer_norm
 from samebits.mean_pool import mean_pool
 from samebits.position_embedding import position_embedding
-from samebits.reductions import mean, sum
 from samebits.rms_norm import rms_norm
 from samebits.selftest._registry import both, covers
 from samebits.selftest._values import Values
@@ -49,15 +49,15 @@ def _scaled(x: Tensor, weight: Tensor) -> Tensor:
 @covers("sum")
 def _sum(values: Values) -> Iterator[Tensor]:
     for dim in (None, 0, 1, 2, (0, 2)):
-        yield from both(values, lambda x, dim=dim: sum(x, dim), values(5, 33, 131))
-    yield from both(values, lambda x: sum(x, 0, keepdim=True), values.strewn(40, 5))
+        yield from both(values, lambda x, dim=dim: reductions.sum(x, dim), values(5, 33, 131))
+    yield from both(values, lambda x: reductions.sum(x, 0, keepdim=True), values.strewn(40, 5))
 
 
 @covers("mean")
 def _mean(values: Values) -> Iterator[Tensor]:
     for dim in (None, 0, 1, 2, (0, 2)):
-        yield from both(values, lambda x, dim=dim: mean(x, dim), values(5, 33, 131))
-    yield from both(values, lambda x: mean(x, 0, keepdim=True), values.strewn(40, 5))
+        yield from both(values, lambda x, dim=dim: reductions.mean(x, dim), values(5, 33, 131))
+    yield from both(values, lambda x: reductions.mean(x, 0, keepdim=True), values.strewn(40, 5))
 
 
 @covers("layer_norm")
