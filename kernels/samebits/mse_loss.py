@@ -42,7 +42,7 @@ class _MSELoss(torch.autograd.Function):
         ctx.save_for_backward(x, target)
         ctx.whole, ctx.share = reduction != "none", share(count) if reduction == "mean" else ONE
         squares = mapped(_squares, x.contiguous(), target.contiguous())
-        return reduced(squares, list(range(x.dim())), ctx.share).view(()) if ctx.whole else squares
+        return reduced(squares, list(range(x.dim())), ctx.share, []) if ctx.whole else squares
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

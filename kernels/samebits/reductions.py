@@ -41,13 +41,12 @@ def _axes(operator: str, dim: Dims, count: int) -> list[int]:
     return axes if count else []
 
 
-def reduced(x: Tensor, axes: list[int], factor: np.float32) -> Tensor:
-    """The sums over the axes, which stay as axes of one element, times the factor."""
+def reduced(x: Tensor, axes: list[int], factor: np.float32, shape: list[int]) -> Tensor:
+    """The sums over the axes times the factor, as a tensor of this shape, which is no view of another."""
     total = x.contiguous()
     for axis in reversed(axes):
-        shape = list(total.shape)
-        shape[axis] = 1
-        before, total = total, torch.zeros(shape, dtype=torch.float32)
+        kept = [1 if i == axis else length for i, length in enumerate(total.shape)]
+        before, total = total, torch.zeros(shape if axis == axes[0] else kept, dtype=torch.float32)
         add_along(before, axis, total)
     if not axes:
         total = torch.empty_like(total).copy_(total)
@@ -58,28 +57,28 @@ def reduced(x: Tensor, axes: list[int], factor: np.float32) -> Tensor:
 
 class _Reduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, axes: list[int], factor: np.float32, operator: str) -> Tensor:
-        ctx.shape, ctx.factor, ctx.operator = x.shape, factor, operator
-        return reduced(x, axes, factor)
+    def forward(ctx: Any, x: Tensor, axes: list[int], factor: np.float32, shape: list[int], operator: str) -> Tensor:
+        ctx.shape, ctx.axes, ctx.factor, ctx.operator = x.shape, axes, factor, operator
+        return reduced(x, axes, factor, shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         refuse_second_derivative(ctx.operator)
-        scaled = reduced(grad, [], ctx.factor) if ctx.factor != ONE else grad
-        return scaled.expand(ctx.shape), None, None, None
+        scaled = reduced(grad, [], ctx.factor, list(grad.shape)) if ctx.factor != ONE else grad
+        kept = [1 if axis in ctx.axes else length for axis, length in enumerate(ctx.shape)]
+        return scaled.reshape(kept).expand(ctx.shape), None, None, None, None
 
 
 def _reduce(operator: str, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
     require_tensor(operator, "x", x)
     axes = _axes(operator, dim, x.dim())
-    kept = [size for axis, size in enumerate(x.shape) if axis not in axes]
-    count = torch.Size([x.shape[axis] for axis in axes]).numel()
-    factor = ONE if operator == "sum" else share(count)
+    lengths = [(1 if axis in axes else length) for axis, length in enumerate(x.shape) if keepdim or axis not in axes]
+    factor = ONE if operator == "sum" else share(torch.Size([x.shape[axis] for axis in axes]).numel())
     if differentiable(x):
-        result: Tensor = _Reduce.apply(x, axes, factor, operator)  # type: ignore[no-untyped-call]  # torch's own
-    else:
-        result = reduced(x, axes, factor)
-    return result if keepdim else result.view(kept)
+        arguments = (x, axes, factor, lengths, operator)
+        result: Tensor = _Reduce.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
+        return result
+    return reduced(x, axes, factor, lengths)
 
 
 @stored("x")

@@ -68,19 +68,27 @@ def _drawn(seed: int, flavour: str, rows: int | None, shape: tuple[int, ...]) ->
 
 
 def _elementwise(name: str, inputs: int = 1) -> Entry:
-    return Entry(name, getattr(samebits, name), ((19,),) * inputs, takes_any_shape=inputs == 1)
+    return Entry(name, getattr(samebits, name), ((19,),) * inputs, takes_any_shape=True)
 
 
 ENTRIES: dict[str, Entry] = {
-    name: _elementwise(name) for name in ("relu", "gelu", "exp", "log", "erf", "tanh", "rsqrt", "sin", "cos")
+    name: _elementwise(name)
+    for name in ("relu", "gelu", "silu", "exp", "log", "erf", "tanh", "sigmoid", "sqrt", "rsqrt", "sin", "cos")
 }
 ENTRIES["add"] = _elementwise("add", 2)
+ENTRIES["mul"] = _elementwise("mul", 2)
 ENTRIES |= {
     "matmul": Entry("matmul", samebits.matmul, ((3, 7), (7, 5)), bfloat16="alike"),
     SHARED: Entry("matmul", samebits.matmul, ((3, 7),), ((7, 5),), bfloat16="alike"),
     "linear": Entry("linear", samebits.linear, ((9,),), ((5, 9), (5,))),
     "linear of three axes": Entry("linear", samebits.linear, ((2, 9),), ((5, 9), (5,))),
     "softmax": Entry("softmax", samebits.softmax, ((21,),), takes_any_shape=True),
+    "log_softmax": Entry("log_softmax", samebits.log_softmax, ((21,),), takes_any_shape=True),
+    "add to every row": Entry("add", samebits.add, ((3, 7),), ((7,),), takes_any_shape=True, bfloat16="alike"),
+    "mul of every row": Entry("mul", samebits.mul, ((3, 7),), ((3, 1),), takes_any_shape=True, bfloat16="alike"),
+    "sum": Entry("sum", lambda x: samebits.sum(x, (1, 2)), ((3, 19),), takes_any_shape=True),
+    "mean": Entry("mean", lambda x: samebits.mean(x, -1), ((3, 19),), takes_any_shape=True),
+    "rms_norm": Entry("rms_norm", lambda x, w: samebits.rms_norm(x, w, 1e-6), ((21,),), ((21,),)),
     "layer_norm": Entry("layer_norm", lambda x, w, b: samebits.layer_norm(x, w, b, 1e-5), ((21,),), ((21,), (21,))),
     "attention": Entry("attention", samebits.attention, ((2, 9, 4),) * 3),
     "causal attention": Entry("attention", lambda q, k, v: samebits.attention(q, k, v, True), ((2, 9, 4),) * 3),
@@ -111,6 +119,10 @@ ENTRIES |= {
     ),
     "mean of cross_entropy": Entry(
         "cross_entropy", lambda x, t: samebits.cross_entropy(x, t, count=40), ((11,), (-11,)), rows_are_free=False
+    ),
+    "mse_loss": Entry("mse_loss", lambda x, t: samebits.mse_loss(x, t, "none"), ((11,), (11,))),
+    "mean of mse_loss": Entry(
+        "mse_loss", lambda x, t: samebits.mse_loss(x, t, count=40), ((11,), (11,)), rows_are_free=False
     ),
     "row_sum": Entry("row_sum", lambda x: samebits.row_sum(x, 0.5), ((),), rows_are_free=False, bfloat16="no"),
     "fork": Entry(

@@ -37,7 +37,7 @@ def from_words(words: NDArray[np.uint16]) -> Tensor:
 def expected_of(entry: Entry, inputs: list[Tensor], seed: int) -> list[Tensor]:
     """From float32 alone: the widened inputs, the widened gradient of the result; all rounded that is stored so."""
     wide = [widened(x).requires_grad_() if x.dtype is torch.bfloat16 else x for x in inputs]
-    out = entry.call(*wide)
+    out = entry.call(*[x.clone() if x.requires_grad else x for x in wide])  # what was widened is no leaf
     grad = upstream(out, seed)
     is_loss = entry.operator in LOSSES
     leaves = [x for x in wide if x.requires_grad]
