@@ -59,6 +59,8 @@ def _graph_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
 def _inner_bytes(op: spec_pb2.Operator, values: dict[str, Value]) -> int:
     """What one operator keeps of its own."""
     kind = allow_list.kind_of(op, op.name)
+    if kind == "gelu":  # its derivative, made while its input still stands
+        return 4 * num_elements(values[op.output].shape)
     if kind == "layer_norm":
         return 8 * num_elements(values[op.output].shape[:-1])
     if kind != "multihead_attention":

@@ -64,7 +64,7 @@ def test_second_derivatives(entry: Entry) -> None:
     inputs = entry.inputs(1, "plain", 3)
     leaves, out = [x for x in inputs if x.requires_grad], entry.call(*inputs)
     grad = upstream(out, 1).requires_grad_()
-    with pytest.raises(RuntimeError, match=r"^\w+: there is no second derivative|once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"^\w+: there is no second derivative"):
         torch.autograd.backward(torch.autograd.grad(out, leaves, grad, create_graph=True)[0].sum())
 
 
