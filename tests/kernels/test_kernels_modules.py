@@ -24,6 +24,8 @@ TWINS: list[tuple[Any, Any, tuple[int, ...]]] = [
     (nn.Conv2d(2, 3, (2, 3), bias=False), torch.nn.Conv2d(2, 3, (2, 3), bias=False), (2, 2, 7, 5)),
     (nn.MaxPool2d(2), torch.nn.MaxPool2d(2), (2, 3, 7, 5)),
     (nn.AvgPool2d(3, 2, 1), torch.nn.AvgPool2d(3, 2, 1), (2, 3, 7, 5)),
+    (nn.BatchNorm2d(3, 1e-3, 0.3), torch.nn.BatchNorm2d(3, 1e-3, 0.3), (2, 3, 7, 5)),
+    (nn.BatchNorm2d(3).eval(), torch.nn.BatchNorm2d(3).eval(), (2, 3, 7, 5)),
     (nn.ReLU(), torch.nn.ReLU(), (3, 5)),
     (nn.GELU(), torch.nn.GELU(), (3, 5)),
     (nn.Tanh(), torch.nn.Tanh(), (3, 5)),
@@ -70,6 +72,26 @@ def test_embedding_is_a_twin_too() -> None:
     plain.load_state_dict(ours.state_dict())
     indices = torch.tensor([[1, 7], [8, 1]])
     assert torch.equal(ours(indices), plain(indices))
+
+
+def test_batch_norm_moves_torch_s_buffers() -> None:
+    """As torch in binary64 up to rounding, and as the operator bitwise; only batches that were normed are counted."""
+    ours, plain, x = nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3).double(), batch(2, 3, 7, 5)
+    mean, var = torch.zeros(3), torch.ones(3)
+    for _ in range(2):
+        expected = samebits.batch_norm(x, mean, var, torch.ones(3), torch.zeros(3), True)
+        assert_same_bits(ours(x), expected)
+        plain(x.double())
+    with pytest.raises(ValueError, match=r"^batch_norm: more than one value"):
+        ours(batch(1, 3, 1, 1))
+    with pytest.raises(ValueError, match=r"^BatchNorm2d: x must be \[B, C, H, W\], not "):
+        ours(batch(2, 3))
+    assert_same_bits(ours.running_mean, mean)
+    assert_same_bits(ours.running_var, var)
+    assert ours.get_buffer("num_batches_tracked").item() == plain.get_buffer("num_batches_tracked").item() == 2
+    torch.testing.assert_close(ours.running_var.double(), plain.running_var, rtol=1e-6, atol=1e-6)
+    ours.eval()(x)
+    assert ours.num_batches_tracked.item() == 2
 
 
 def test_modules_are_compositions_of_the_operators() -> None:

@@ -21,6 +21,13 @@ def sharing(twin: Module, old: Module, *names: str) -> Module:
     return twin
 
 
+def _refuse(what: str, options: dict[str, bool]) -> None:
+    """Unfit, with the names of those options that hold."""
+    found = [text for text, holds in options.items() if holds]
+    if found:
+        raise Unfit(f"{what} with {', '.join(found)} has no counterpart")
+
+
 def _linear(old: Any) -> Module:
     return sharing(nn.Linear(old.in_features, old.out_features, old.bias is not None), old, "weight", "bias")
 
@@ -35,6 +42,44 @@ def _layer_norm(old: Any) -> Module:
     if old.weight is None or old.bias is None or len(old.normalized_shape) != 1:
         raise Unfit("only the last axis, with weight and bias, has a counterpart")
     return sharing(nn.LayerNorm(old.normalized_shape, old.eps), old, "weight", "bias")
+
+
+def _batch_norm(old: Any) -> Module:
+    options = {
+        "affine=False": not old.affine,
+        "track_running_stats=False": not old.track_running_stats,
+        "momentum=None": old.momentum is None,
+    }
+    _refuse("batch norm", options)
+    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return sharing(nn.BatchNorm2d(old.num_features, old.eps, old.momentum), old, *names)
+
+
+def _conv2d(old: Any) -> Module:
+    modes = {f"padding_mode={old.padding_mode!r}": old.padding_mode != "zeros"}
+    _refuse("convolution", modes | {f"padding={old.padding!r}": isinstance(old.padding, str)})
+    sizes = (old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups)
+    return sharing(nn.Conv2d(*sizes, bias=old.bias is not None), old, "weight", "bias")
+
+
+def _max_pool2d(old: Any) -> Module:
+    options = {
+        "ceil_mode": old.ceil_mode,
+        "return_indices": old.return_indices,
+        f"dilation={old.dilation}": old.dilation not in (1, (1, 1)),
+    }
+    _refuse("pooling", options)
+    return nn.MaxPool2d(old.kernel_size, old.stride, old.padding)
+
+
+def _avg_pool2d(old: Any) -> Module:
+    options = {
+        "ceil_mode": old.ceil_mode,
+        "count_include_pad=False": not old.count_include_pad and old.padding not in (0, (0, 0)),
+        f"divisor_override={old.divisor_override}": old.divisor_override is not None,
+    }
+    _refuse("pooling", options)
+    return nn.AvgPool2d(old.kernel_size, old.stride, old.padding)
 
 
 def _gelu(old: Any) -> Module:
@@ -65,9 +110,7 @@ def _attention(old: Any, causal: bool) -> nn.MultiheadAttention:
         "keys or values of another width": not old._qkv_same_embed_dim,
         "batch_first=False": not old.batch_first,
     }
-    found = [text for text, holds in options.items() if holds]
-    if found:
-        raise Unfit(f"attention with {', '.join(found)} has no counterpart")
+    _refuse("attention", options)
     twin = nn.MultiheadAttention(old.embed_dim, old.num_heads, old.in_proj_bias is not None, causal=causal)
     sharing(twin, old, "in_proj_weight", "in_proj_bias")
     sharing(twin.out_proj, old.out_proj, "weight", "bias")
@@ -103,6 +146,9 @@ def encoder_layer(old: Any, causal: bool) -> Module:
 
 
 LAYERS: dict[type[Module], Callable[[Any], Module]] = {
+    plain.AvgPool2d: _avg_pool2d,
+    plain.BatchNorm2d: _batch_norm,
+    plain.Conv2d: _conv2d,
     plain.Dropout: _dropout,
     plain.Embedding: _embedding,
     plain.Flatten: _flatten,
@@ -110,6 +156,7 @@ LAYERS: dict[type[Module], Callable[[Any], Module]] = {
     plain.Identity: lambda old: nn.Identity(),
     plain.LayerNorm: _layer_norm,
     plain.Linear: _linear,
+    plain.MaxPool2d: _max_pool2d,
     plain.ReLU: lambda old: nn.ReLU(),
     plain.Softmax: _softmax,
     plain.Tanh: lambda old: nn.Tanh(),

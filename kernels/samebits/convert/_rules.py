@@ -17,6 +17,7 @@ from samebits.attention import attention
 from samebits.elementwise import gelu, relu
 from samebits.embedding import embedding
 from samebits.matmul import linear, matmul
+from samebits.pool import avg_pool2d, max_pool2d
 from samebits.softmax import softmax
 
 
@@ -56,6 +57,7 @@ def _attention(
 
 
 _ONE, _TWO = ("input",), ("input", "other")
+_WINDOWS = ("input", "kernel_size", "stride", "padding")
 _SOFTMAX = Rule(softmax, ("input", "dim", "_stacklevel", "dtype"), {"dim": -1, "_stacklevel": 3, "dtype": None})
 _MATMUL = Rule(matmul, _TWO)
 _ADD = Rule(_sum, (*_TWO, "alpha"), {"alpha": 1})
@@ -74,6 +76,16 @@ RULES: dict[Any, Rule] = {
         _attention,
         ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"),
         {"dropout_p": 0.0, "scale": None},
+    ),
+    operations.max_pool2d: Rule(
+        max_pool2d,
+        (*_WINDOWS, "dilation", "ceil_mode", "return_indices"),
+        {"dilation": 1, "ceil_mode": False, "return_indices": False},
+    ),
+    operations.avg_pool2d: Rule(
+        avg_pool2d,
+        (*_WINDOWS, "ceil_mode", "count_include_pad", "divisor_override"),
+        {"ceil_mode": False, "count_include_pad": True, "divisor_override": None},
     ),
     torch.relu: Rule(relu, _ONE),
     "relu": Rule(relu, _ONE),

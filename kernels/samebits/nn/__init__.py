@@ -10,7 +10,7 @@ from samebits.nn.containers import Residual, Sequential
 from samebits.nn.dropout import Dropout
 from samebits.nn.images import AvgPool2d, Conv2d, MaxPool2d
 from samebits.nn.linear import Embedding, Linear
-from samebits.nn.norms import LayerNorm
+from samebits.nn.norms import BatchNorm2d, LayerNorm
 from samebits.nn.placing import init_, place_
 from samebits.nn.transformer import MLP, TransformerEncoder, TransformerEncoderLayer
 
@@ -18,6 +18,7 @@ __all__ = [
     "GELU",
     "MLP",
     "AvgPool2d",
+    "BatchNorm2d",
     "Conv2d",
     "Dropout",
     "Embedding",

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, with the parameters of torch's modules of these names."""
+"""Normalisation over the last axis or by channel, with the parameters of torch's modules of these names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import samebits
+from samebits._check import require, size
 from samebits.nn._layer import Constant, Layer
 
 Shape = int | tuple[int] | list[int] | torch.Size
@@ -39,3 +40,39 @@ class LayerNorm(Layer):
     def extra_repr(self) -> str:
         """The size and eps."""
         return f"{self.normalized_shape}, eps={self.eps}"
+
+
+class BatchNorm2d(Layer):
+    """`samebits.batch_norm` of images, with weight [C], bias [C] and torch's three buffers.
+
+    In training the statistics are those of the batch given, and move running_mean and running_var in place; outside of
+    it they are the running ones. A result in training depends on the whole batch, so microbatches do not equal it.
+    """
+
+    weight: Parameter
+    bias: Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.begin("weight", (num_features,), Constant(1.0))
+        self.begin("bias", (num_features,), Constant(0.0))
+        self.register_buffer("running_mean", torch.zeros(num_features, dtype=torch.float32))
+        self.register_buffer("running_var", torch.ones(num_features, dtype=torch.float32))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W], of the same shape after. A batch that is refused is not counted."""
+        require(x.dim() == 4, "BatchNorm2d", f"x must be [B, C, H, W], not {size(x)}")
+        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        y = samebits.batch_norm(x, *tensors, self.training, self.momentum, self.eps)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return y
+
+    def extra_repr(self) -> str:
+        """The channels and numbers."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
