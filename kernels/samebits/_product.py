@@ -15,7 +15,7 @@ from samebits._slim import STRIP_ROWS, TURNED_ROWS, WIDEST, by_columns, by_strip
 from samebits._split import split
 from samebits._threads import get_num_threads, run, scratch, shares
 
-WORTH_THREADS = 1 << 22  # of work, below which handing it out costs more than it saves
+WORTH_THREADS = 1 << 24  # of work, below which waking a thread (about 0.1 ms here) costs more than it saves
 TOUCH = 8  # multiply-adds that take as long as an element of B or C to come from memory, or go there
 FEW = 16  # terms of a chain up to which writing C is most of the work
 _NEUTRAL = np.array([-0.0] * WIDEST, dtype=np.float32)

@@ -22,7 +22,7 @@ from samebits._storage import stored
 from samebits._threads import run, scratch, shares
 
 OF_KEYS = ("k", "v", "grad_k", "grad_v")
-WORTH_A_SHARE = 1 << 19  # multiply-adds: with fewer heads in a share, waking a thread costs more than it saves
+WORTH_A_SHARE = 1 << 22  # multiply-adds: with fewer heads in a share, waking a thread costs more than it saves
 
 
 class Problem(NamedTuple):
