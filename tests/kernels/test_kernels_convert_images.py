@@ -121,3 +121,42 @@ def test_batch_norm_inside_a_forward_of_ones_own() -> None:
     assert_same_bits(twin(x), expected(x))
     assert_same_bits(own.get_buffer("body.1.running_var"), module.get_buffer("1.running_var"))
     assert twin.state_dict().keys() == own.state_dict().keys()
+
+
+class Gated(nn.Module):
+    """Products, sums and means in a forward of one's own, and parameters that scale and shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.gate = nn.RMSNorm(5), nn.Sequential(nn.Linear(5, 5), nn.SiLU())
+        self.scale, self.shift = nn.Parameter(torch.ones(5)), nn.Parameter(torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        h = self.gate(h) * functional.silu(h) * self.scale + self.shift
+        out: Tensor = (2.0 * torch.sigmoid(h)).mean(dim=(1, 2)) + 1.0 + h.sum(-1).sum(1)
+        return out
+
+
+def gated_by_hand(p: list[Tensor], x: Tensor) -> Tensor:
+    scale, shift, norm, weight, bias = p
+    first, second = samebits.fork(samebits.rms_norm(x, norm, 2.0**-23), 2)
+    product = samebits.mul(samebits.silu(samebits.linear(first, weight, bias)), samebits.silu(second))
+    one, two = samebits.fork(samebits.add(samebits.mul(product, scale), shift), 2)
+    mean = samebits.mean(samebits.mul(samebits.sigmoid(one), 2.0), (1, 2))
+    return samebits.add(samebits.add(mean, 1.0), samebits.sum(samebits.sum(two, -1), 1))
+
+
+def test_products_and_sums_in_a_forward_are_the_composition_by_hand() -> None:
+    """In microbatches too, so that the chains of parameters that scale and shift are one."""
+    module, x, grad = Gated(), batch(4, 3, 5), batch(4, seed=2)
+    parameters, twin = begun(module), samebits.convert(module)
+    torch.autograd.backward(gated_by_hand(parameters, x), grad)
+    assert_same_bits(twin(x), gated_by_hand(parameters, x))
+    for i in (0, 1):
+        torch.autograd.backward(twin(x[2 * i : 2 * i + 2]), grad[2 * i : 2 * i + 2])
+    for made, wanted in zip(module.parameters(), parameters, strict=True):
+        assert made.grad is not None
+        assert wanted.grad is not None
+        assert_same_bits(made.grad, wanted.grad)
+    torch.testing.assert_close(twin(x).double(), module.double()(x.double()), rtol=1e-4, atol=1e-5)

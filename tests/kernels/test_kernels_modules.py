@@ -26,6 +26,9 @@ TWINS: list[tuple[Any, Any, tuple[int, ...]]] = [
     (nn.AvgPool2d(3, 2, 1), torch.nn.AvgPool2d(3, 2, 1), (2, 3, 7, 5)),
     (nn.BatchNorm2d(3, 1e-3, 0.3), torch.nn.BatchNorm2d(3, 1e-3, 0.3), (2, 3, 7, 5)),
     (nn.BatchNorm2d(3).eval(), torch.nn.BatchNorm2d(3).eval(), (2, 3, 7, 5)),
+    (nn.RMSNorm(6, 1e-3), torch.nn.RMSNorm(6, 1e-3), (4, 6)),
+    (nn.SiLU(), torch.nn.SiLU(), (3, 5)),
+    (nn.Sigmoid(), torch.nn.Sigmoid(), (3, 5)),
     (nn.ReLU(), torch.nn.ReLU(), (3, 5)),
     (nn.GELU(), torch.nn.GELU(), (3, 5)),
     (nn.Tanh(), torch.nn.Tanh(), (3, 5)),
@@ -114,6 +117,10 @@ def test_modules_are_compositions_of_the_operators() -> None:
     p = dict(mlp.named_parameters())
     hidden = samebits.gelu(samebits.linear(x, p["up.weight"], p["up.bias"]))
     assert_same_bits(mlp(x), samebits.linear(hidden, p["down.weight"], p["down.bias"]))
+    gated = nn.init_(nn.SwiGLU(12, 7), seed=1)
+    w = dict(gated.named_parameters())
+    gate, up = samebits.silu(samebits.linear(x, w["gate.weight"])), samebits.linear(x, w["up.weight"])
+    assert_same_bits(gated(x), samebits.linear(samebits.mul(gate, up), w["down.weight"]))
     residual = nn.Residual(mlp)
     assert_same_bits(residual(x), samebits.add(x, mlp(x)))
 

@@ -44,6 +44,12 @@ def _layer_norm(old: Any) -> Module:
     return sharing(nn.LayerNorm(old.normalized_shape, old.eps), old, "weight", "bias")
 
 
+def _rms_norm(old: Any) -> Module:
+    if old.weight is None or len(old.normalized_shape) != 1:
+        raise Unfit("only the last axis, with weight, has a counterpart")
+    return sharing(nn.RMSNorm(old.normalized_shape, old.eps), old, "weight")
+
+
 def _batch_norm(old: Any) -> Module:
     options = {
         "affine=False": not old.affine,
@@ -157,7 +163,10 @@ LAYERS: dict[type[Module], Callable[[Any], Module]] = {
     plain.LayerNorm: _layer_norm,
     plain.Linear: _linear,
     plain.MaxPool2d: _max_pool2d,
+    plain.RMSNorm: _rms_norm,
     plain.ReLU: lambda old: nn.ReLU(),
+    plain.SiLU: lambda old: nn.SiLU(),
+    plain.Sigmoid: lambda old: nn.Sigmoid(),
     plain.Softmax: _softmax,
     plain.Tanh: lambda old: nn.Tanh(),
 }

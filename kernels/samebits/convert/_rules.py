@@ -11,10 +11,10 @@ import torch.nn as plain
 from torch import Tensor
 from torch.nn import functional as operations
 
-from samebits import elementary, nn
-from samebits.arithmetic import add
+from samebits import elementary, nn, reductions
+from samebits.arithmetic import add, mul
 from samebits.attention import attention
-from samebits.elementwise import gelu, relu
+from samebits.elementwise import gelu, relu, silu
 from samebits.embedding import embedding
 from samebits.matmul import linear, matmul
 from samebits.pool import avg_pool2d, max_pool2d
@@ -32,8 +32,17 @@ class Rule(NamedTuple):
 
 
 def _sum(a: Any, b: Any) -> Any:
-    """samebits.add for tensors; integers (sizes) are added by Python."""
-    return add(a, b) if isinstance(a, Tensor) or isinstance(b, Tensor) else a + _whole(b)
+    """samebits.add, a number being the second; integers (sizes) are added by Python."""
+    if isinstance(a, Tensor):
+        return add(a, b)
+    return add(b, a) if isinstance(b, Tensor) else _whole(a) + _whole(b)
+
+
+def _product(a: Any, b: Any) -> Any:
+    """samebits.mul, in the same way."""
+    if isinstance(a, Tensor):
+        return mul(a, b)
+    return mul(b, a) if isinstance(b, Tensor) else _whole(a) * _whole(b)
 
 
 def _quotient(a: Any, b: Any) -> Any:
@@ -60,11 +69,13 @@ _ONE, _TWO = ("input",), ("input", "other")
 _WINDOWS = ("input", "kernel_size", "stride", "padding")
 _SOFTMAX = Rule(softmax, ("input", "dim", "_stacklevel", "dtype"), {"dim": -1, "_stacklevel": 3, "dtype": None})
 _MATMUL = Rule(matmul, _TWO)
+_MUL = Rule(_product, _TWO)
 _ADD = Rule(_sum, (*_TWO, "alpha"), {"alpha": 1})
 
 RULES: dict[Any, Rule] = {
     operations.relu: Rule(relu, ("input", "inplace"), {"inplace": False}),
     operations.gelu: Rule(gelu, ("input", "approximate"), {"approximate": "none"}),
+    operations.silu: Rule(silu, ("input", "inplace"), {"inplace": False}),
     operations.linear: Rule(linear, ("input", "weight", "bias")),
     operations.softmax: _SOFTMAX,
     operations.embedding: Rule(
@@ -99,10 +110,16 @@ RULES: dict[Any, Rule] = {
     operator.iadd: Rule(_sum, _TWO),
     torch.add: _ADD,
     "add": _ADD,
+    operator.mul: _MUL,
+    torch.mul: _MUL,
+    "mul": _MUL,
     operator.floordiv: Rule(_quotient, _TWO),
 }
-for _name in ("cos", "erf", "exp", "log", "rsqrt", "sin", "tanh"):
+for _name in ("cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "tanh"):
     _rule = Rule(getattr(elementary, _name), _ONE)
+    RULES[getattr(torch, _name)] = RULES[_name] = _rule
+for _name in ("mean", "sum"):
+    _rule = Rule(getattr(reductions, _name), ("input", "dim", "keepdim", "dtype"), {"dtype": None})
     RULES[getattr(torch, _name)] = RULES[_name] = _rule
 
 # Operations that move elements and never add two of them, forward or backward, and questions about shapes.
@@ -115,6 +132,8 @@ MOVES = TUPLES | QUESTIONS | {
 }  # fmt: skip
 ATTRIBUTES = {"T", "mT", "shape", "device"}
 # Where the gradient of a parameter continues the chain in .grad; elsewhere torch would add finished sums.
-CHAINED = {operations.linear, operations.embedding, operator.matmul, torch.matmul, "matmul"}
+CHAINED = {operations.linear, operations.embedding, operator.matmul, torch.matmul, "matmul"} | {
+    operator.add, torch.add, "add", operator.mul, torch.mul, "mul",
+}  # fmt: skip
 # Layers whose result may be their input's memory.
 ALIASES = {plain.Dropout, plain.Flatten, plain.Identity, nn.Dropout, nn.Flatten, nn.Identity}

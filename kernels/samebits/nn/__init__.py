@@ -4,15 +4,15 @@ State dicts interchange with torch's where torch has a module of the name. Nothi
 drawn parameters are NaN until `init_(model, seed)` or load_state_dict.
 """
 
-from samebits.nn.activations import GELU, Flatten, Identity, ReLU, Softmax, Tanh
+from samebits.nn.activations import GELU, Flatten, Identity, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from samebits.nn.attention import MultiheadAttention
 from samebits.nn.containers import Residual, Sequential
 from samebits.nn.dropout import Dropout
 from samebits.nn.images import AvgPool2d, Conv2d, MaxPool2d
 from samebits.nn.linear import Embedding, Linear
-from samebits.nn.norms import BatchNorm2d, LayerNorm
+from samebits.nn.norms import BatchNorm2d, LayerNorm, RMSNorm
 from samebits.nn.placing import init_, place_
-from samebits.nn.transformer import MLP, TransformerEncoder, TransformerEncoderLayer
+from samebits.nn.transformer import MLP, SwiGLU, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "GELU",
@@ -28,10 +28,14 @@ __all__ = [
     "Linear",
     "MaxPool2d",
     "MultiheadAttention",
+    "RMSNorm",
     "ReLU",
     "Residual",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
     "Softmax",
+    "SwiGLU",
     "Tanh",
     "TransformerEncoder",
     "TransformerEncoderLayer",

@@ -24,6 +24,22 @@ class GELU(Module):
         return samebits.gelu(x)
 
 
+class SiLU(Module):
+    """`samebits.silu`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape."""
+        return samebits.silu(x)
+
+
+class Sigmoid(Module):
+    """`samebits.sigmoid`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape."""
+        return samebits.sigmoid(x)
+
+
 class Tanh(Module):
     """`samebits.tanh`."""
 

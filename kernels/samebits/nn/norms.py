@@ -42,6 +42,26 @@ class LayerNorm(Layer):
         return f"{self.normalized_shape}, eps={self.eps}"
 
 
+class RMSNorm(Layer):
+    """`samebits.rms_norm` with weight [n]; eps is 2**-23 unless given, torch's for binary32."""
+
+    weight: Parameter
+
+    def __init__(self, normalized_shape: Shape, eps: float | None = None) -> None:
+        super().__init__()
+        self.normalized_shape = last_axis("RMSNorm", normalized_shape)
+        self.eps = 1.0 / (1 << 23) if eps is None else eps
+        self.begin("weight", self.normalized_shape, Constant(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., n], of the same shape after."""
+        return samebits.rms_norm(x, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        """The size and eps."""
+        return f"{self.normalized_shape}, eps={self.eps}"
+
+
 class BatchNorm2d(Layer):
     """`samebits.batch_norm` of images, with weight [C], bias [C] and torch's three buffers.
 
@@ -61,7 +81,7 @@ class BatchNorm2d(Layer):
         self.begin("weight", (num_features,), Constant(1.0))
         self.begin("bias", (num_features,), Constant(0.0))
         self.register_buffer("running_mean", torch.zeros(num_features, dtype=torch.float32))
-        self.register_buffer("running_var", torch.ones(num_features, dtype=torch.float32))
+        self.register_buffer("running_var", torch.zeros(num_features, dtype=torch.float32).fill_(1.0))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:

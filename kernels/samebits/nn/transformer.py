@@ -27,6 +27,24 @@ class MLP(Module):
         return self.down(samebits.gelu(self.up(x)))  # type: ignore[no-any-return]  # torch types calls of modules so
 
 
+class SwiGLU(Module):
+    """down(silu(gate(x)) * up(x)): two linears to the hidden width, one of them a gate, and one back.
+
+    x is forked, the gate's use first.
+    """
+
+    def __init__(self, features: int, hidden: int, bias: bool = False) -> None:
+        super().__init__()
+        self.gate, self.up = Linear(features, hidden, bias), Linear(features, hidden, bias)
+        self.down = Linear(hidden, features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., F], of the same shape after."""
+        first, second = samebits.fork(x, 2)
+        inner = samebits.mul(samebits.silu(self.gate(first)), self.up(second))
+        return self.down(inner)  # type: ignore[no-any-return]  # torch types calls of modules so
+
+
 class TransformerEncoderLayer(Module):
     """Attention and a feed-forward network, each around a residual, normed first or last; batch first.
 
