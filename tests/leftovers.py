@@ -23,6 +23,10 @@ MARK = "TESTS_MARK"
 # What is on its way out gets so long to be gone.
 GRACE_S = 5.0
 
+# Begins a file in shared memory that is left on purpose by a nested run, whose mark follows. Test runs side by side
+# would else see each other's.
+NESTED = "nested"
+
 _POLL_S = 0.05
 _MEMFD = re.compile(r"/memfd:\S*")
 
@@ -52,9 +56,12 @@ class Leftovers:
     def _found(self) -> Iterator[str]:
         yield from (_described(process) for process in self._processes())
         yield from (f"thread {thread.name}" for thread in threading.enumerate() if _outlives(thread))
-        yield from (f"/dev/shm/{name}" for name in os.listdir("/dev/shm"))
+        yield from (f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if self._may_be_ours(name))
         yield from (f"open {target}" for target in _open_memfds())
         yield from (f"mapped {target}" for target in set(_MEMFD.findall(Path("/proc/self/maps").read_text())))
+
+    def _may_be_ours(self, name: str) -> bool:
+        return not name.startswith(NESTED) or name.startswith(nested_name(self.mark))
 
     def _processes(self) -> list[psutil.Process]:
         children = set(self._me.children(recursive=True))
@@ -66,6 +73,11 @@ class Leftovers:
         except (psutil.Error, OSError):
             # Somebody else's, or gone.
             return False
+
+
+def nested_name(mark: str) -> str:
+    """What begins the name of a file in shared memory that a run with this mark leaves on purpose."""
+    return NESTED + mark.replace("/", ".")
 
 
 def guarded(grace_s: float = GRACE_S) -> Iterator[None]:

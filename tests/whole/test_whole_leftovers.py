@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.leftovers import MARK, nested_name
+
 ROOT = Path(__file__).parents[2]
-SHM = Path("/dev/shm/tests-leftover")
 
 GUARD = """
 import ctypes, os, subprocess, threading
 import pytest
-from tests.leftovers import guarded
+from tests.leftovers import MARK, guarded, nested_name
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left():
@@ -30,7 +31,7 @@ def test_a_thread():
     threading.Thread(target=threading.Event().wait, args=(5,), name="straggler").start()
 
 def test_shared_memory():
-    open("/dev/shm/tests-leftover", "w").close()
+    open("/dev/shm/" + nested_name(os.environ[MARK]), "w").close()
     os.memfd_create("left-open")
     descriptor = os.memfd_create("left-mapped")
     os.truncate(descriptor, 4096)
@@ -43,7 +44,7 @@ SEEN = [
     ": sleep 62",
     ", a zombie",
     "thread straggler",
-    str(SHM),
+    "/dev/shm/nested.",
     "/memfd:left-open",
     "mapped /memfd:left-mapped",
 ]
@@ -58,7 +59,8 @@ def run(folder: Path, tests: str, *options: str) -> subprocess.CompletedProcess[
     try:
         return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
     finally:
-        SHM.unlink(missing_ok=True)
+        for left in Path("/dev/shm").glob(nested_name(os.environ[MARK]) + "*"):
+            left.unlink()
 
 
 def test_each_kind_is_found(tmp_path: Path) -> None:
