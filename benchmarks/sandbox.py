@@ -6,9 +6,7 @@ Each row has a figure, its unit and what it must reach; the exit code is 1 where
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import statistics
 import sys
 import tempfile
@@ -17,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from benchmarks import rows as table
+from benchmarks.rows import Row
 from pnode.errors import PNodeError
 from pnode.node.node import Node
 from pnode.node.settings import NodeSettings
@@ -38,21 +37,6 @@ from pnode.vnode.tensors import TensorBytes
 
 MIB = 1 << 20
 START_S = 500.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. `most`: what it may be at most; None where it only informs."""
-
-    name: str
-    figure: float
-    unit: str
-    most: float | None = None
-
-    @property
-    def reached(self) -> bool:
-        """Whether it is what it must be."""
-        return self.most is None or self.figure <= self.most
 
 
 def linear(
@@ -245,12 +229,10 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     found = []
     for row in rows(given.quick):
         found.append(row)
-        most = "" if row.most is None else f"at most {row.most:g}" + ("" if row.reached else "  MISSED")
-        show(f"{row.name:<58} {row.figure:>10.2f} {row.unit:<4} {most}")
+        show(str(row))
     if given.json is not None:
-        about = {"machine": platform.machine(), "kernel": platform.release(), "layers": layers.found()}
-        given.json.write_text(json.dumps({**about, "rows": [asdict(row) for row in found]}, indent=2))
-    return 0 if all(row.reached for row in found) else 1
+        table.write(given.json, found, {**table.machine(), "layers": layers.found()})
+    return table.exit_code(found)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ A case is timed by `timing`; a group that must measure in its own way (a cold st
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from benchmarks.discovery import import_beside
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,5 @@ def group(name: str, limits: Limits) -> Callable[[Cases], Cases]:
 
 def load_groups() -> dict[str, Group]:
     """Import every module beside this one, so that their groups register; by name."""
-    package = importlib.import_module(__package__ or "")
-    for found in pkgutil.iter_modules(package.__path__):
-        if found.name != "__main__":
-            importlib.import_module(f"{package.__name__}.{found.name}")
+    import_beside(__package__)
     return dict(sorted(GROUPS.items()))
