@@ -86,6 +86,7 @@ def node_settings(settings: Settings) -> NodeSettings:
         vnode_memory_bytes=settings.limits.memory,
         max_message_bytes=settings.limits.message,
         max_queue=settings.limits.queue,
+        max_queue_per_client=settings.limits.queue_per_client,
         require_layers=settings.sandbox.required,
         drain_s=settings.node.drain_s,
         join_s=settings.node.join_s,

@@ -71,7 +71,7 @@ class TrainChain:
                 admission = vnode.ledger.admit(key, digest)
                 if not isinstance(admission, Join):
                     return admission
-                if not vnode.changed.wait(timeout=max(0.0, deadline.left_s())):
+                if not deadline.pause(vnode.changed):
                     raise DeadlineExceeded(f"microbatch {key.microbatch} of step {key.step} is still running")
 
     def _run(
@@ -91,7 +91,7 @@ class TrainChain:
         gradients: Sequence[TensorBytes] = ()
         loss_sum = 0.0
         if not owns_loss:
-            below = self._downstream(vnode, request, begun.tensors, targets, deadline)
+            below = self._downstream(vnode, request, begun.tensors, targets, deadline.passed_down())
             loss_sum = below.loss_sum
             gradients = unpack(below.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
         self._await_turn(vnode, request, key, deadline)
@@ -116,7 +116,7 @@ class TrainChain:
         with vnode.changed:
             # Judged before every wait, the first too: a Restore may have come since the forward.
             while self._must_wait(vnode, request, key):
-                if not vnode.changed.wait(timeout=max(0.0, deadline.left_s())):
+                if not deadline.pause(vnode.changed):
                     raise DeadlineExceeded(f"microbatches before {key.microbatch} of step {key.step} are missing")
 
     def _must_wait(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey) -> bool:
@@ -161,6 +161,7 @@ class TrainChain:
         backoff = self._backoff()
         while True:
             vnode.check(request.fence)
+            deadline.check()
             route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
             passed.fence.CopyFrom(route.fence)
             try:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pnode.errors import DeadlineExceeded, StaleFence, StepMismatch, WorkerLost
+from pnode.errors import StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
 from pnode.node.shelf import StateShelf
 from pnode.transport.deadline import Deadline
+from pnode.transport.turns import FairTurns
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 from pnode.vnode import sizes
 from pnode.vnode.ledger import Ledger
@@ -51,8 +52,8 @@ OnLost = Callable[[vnode_pb2.Fence, str, str], None]
 class HostedVNode:
     """A VNode allocated to this node. Its worker is forked on the first request that needs it.
 
-    `commands` is held over every command that depends on the step: what the ledger says and what the worker did
-    change together under it, and a Restore between them is impossible.
+    A turn is held over every command that depends on the step: what the ledger says and what the worker did change
+    together under it, and a Restore between them is impossible. Clients get their turns one after the other.
     """
 
     def __init__(self, request: node_pb2.AllocateRequest, *, fork: Fork, shelf: StateShelf, on_lost: OnLost) -> None:
@@ -61,7 +62,7 @@ class HostedVNode:
         self._fork = fork
         self._shelf = shelf
         self._on_lost = on_lost
-        self._commands = threading.RLock()
+        self.turns = FairTurns(f"VNode {request.spec.id!r}")
         self.changed = threading.Condition()
         self._fence = fences.copied(request.fence)
         self.ledger = Ledger(window=request.spec.window)
@@ -100,14 +101,15 @@ class HostedVNode:
 
     @contextmanager
     def commanding(self, fence: vnode_pb2.Fence, deadline: Deadline) -> Iterator[None]:
-        """Hold the worker's turn under this fence. Raises StaleFence, or DeadlineExceeded while waiting for it."""
-        if not self._commands.acquire(timeout=max(0.0, deadline.left_s())):
-            raise DeadlineExceeded(f"VNode {self.spec.id!r} was busy until the deadline")
-        try:
+        """Hold the worker's turn under this fence.
+
+        Raises StaleFence, or DeadlineExceeded where the turn came too late, or to a caller that has gone: what has not
+        begun by then is not begun.
+        """
+        with self.turns.taken(deadline):
             self.check(fence)
+            deadline.check()
             yield
-        finally:
-            self._commands.release()
 
     def check(self, fence: vnode_pb2.Fence) -> None:
         """Raises StaleFence unless `fence` is exactly ours and we are still allocated."""
@@ -175,14 +177,10 @@ class HostedVNode:
         Raises StaleFence for an older generation or another epoch, BlobMissing or BlobCorrupt for a bad record.
         The generation is adopted even where the record is bad, so that zombies stay out.
         """
-        if not self._commands.acquire(timeout=max(0.0, deadline.left_s())):
-            raise DeadlineExceeded(f"VNode {self.spec.id!r} was busy until the deadline")
-        try:
+        with self.turns.taken(deadline):
             self._adopt(request)
             self._renew(request.record, deadline)
             return int(request.record.version)
-        finally:
-            self._commands.release()
 
     def _adopt(self, request: vnode_pb2.RestoreRequest) -> None:
         ours, theirs = self._fence, request.fence

@@ -23,6 +23,7 @@ from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.settings import NodeSettings
 from pnode.node.shelf import StateShelf
+from pnode.observe.counters import Counters
 from pnode.sandbox.supervisor import ZygoteProcess
 from pnode.storage.blob import BlobStore
 from pnode.transport.channels import ChannelPool
@@ -30,6 +31,7 @@ from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
 from pnode.transport.server import Server, check_bindable, make_server
+from pnode.transport.turns import Bounds
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Node:
         self.drain_asked = threading.Event()
         self._drain_reason = ""
         self._gate = Gate()
+        self.counters = Counters()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self.uuid = node_uuid(settings.data_dir, settings.uuid)
         check_bindable(settings.host, settings.port)
@@ -102,7 +105,8 @@ class Node:
             chain=chain,
             numerics_classes=classes,
             max_message_bytes=settings.max_message_bytes,
-            max_queue=settings.max_queue,
+            queue=Bounds(settings.max_queue, settings.max_queue_per_client),
+            counters=self.counters,
         )
         control = Control(
             gate=self._gate,
@@ -223,6 +227,7 @@ class Node:
             vnodes=self.hosted(),
             draining=self.draining(),
             orchestrator_reachable=self._membership.registered.is_set() and self._membership.last_error is None,
+            counters=self.counters.read(),
         )
 
     def _relieve(self, step: Step, why: str) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from pnode.errors import Busy
 from pnode.node.allocations import Allocations
 from pnode.node.chain import TrainChain
+from pnode.node.forwards import forward
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode
+from pnode.observe.counters import Counters
 from pnode.transport.deadline import Deadline
 from pnode.transport.tensors import metas, unpack
+from pnode.transport.turns import Bounds
 from pnode.v1 import vnode_pb2
-
-# How long a caller that found the queue full should wait: about one command's time.
-_RETRY_AFTER_S = 0.1
 
 
 class Serving:
@@ -30,29 +25,27 @@ class Serving:
         chain: TrainChain,
         numerics_classes: list[str],
         max_message_bytes: int,
-        max_queue: int,
+        queue: Bounds,
+        counters: Counters,
     ) -> None:
         self._gate = gate
         self._allocations = allocations
         self._chain = chain
         self._classes = {name.split("/")[0]: name for name in numerics_classes}
         self._max_message_bytes = max_message_bytes
-        self._max_queue = max_queue
-        self._lock = threading.Lock()
-        self._waiting: dict[tuple[str, str], int] = {}
+        self._queue = queue
+        self._counters = counters
 
     def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
         """Inference through one VNode at its current version."""
         with self._gate.passing():
             vnode = self._vnode(request.fence)
             inputs = unpack(request.inputs, request.payloads, max_bytes=self._max_message_bytes)
-            with self._queued(vnode), vnode.commanding(request.fence, deadline):
-                reply = vnode.command("forward", {}, inputs, deadline)
-                version = vnode.ledger.version
+            done = forward(vnode, request.fence, inputs, deadline, queue=self._queue, counters=self._counters)
             return vnode_pb2.ForwardReply(
-                version=version,
-                outputs=metas(reply.tensors),
-                payloads=[bytes(tensor.payload) for tensor in reply.tensors],
+                version=done.version,
+                outputs=metas(done.outputs),
+                payloads=[bytes(tensor.payload) for tensor in done.outputs],
             )
 
     def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
@@ -93,20 +86,3 @@ class Serving:
         vnode = self._allocations.get(fence.run, fence.vnode)
         vnode.check(fence)
         return vnode
-
-    @contextmanager
-    def _queued(self, vnode: HostedVNode) -> Iterator[None]:
-        """Hold one of the bounded places in a VNode's queue. Raises Busy when they are taken."""
-        key = (vnode.spec.run, vnode.spec.id)
-        with self._lock:
-            waiting = self._waiting.get(key, 0)
-            if waiting >= self._max_queue:
-                raise Busy(f"{waiting} calls wait for VNode {vnode.spec.id!r} already", retry_after_s=_RETRY_AFTER_S)
-            self._waiting[key] = waiting + 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting[key] -= 1
-                if not self._waiting[key]:
-                    del self._waiting[key]

@@ -21,6 +21,7 @@ class NodeSettings:
     vnode_memory_bytes: int | None = None
     max_message_bytes: int = 64 << 20
     max_queue: int = 64
+    max_queue_per_client: int = 16
     require_layers: tuple[str, ...] = ("seccomp",)
     # Calls to VNodes at once. It must cover the windows of all VNodes here, or a chain that comes back to this node
     # could find no thread; idle threads are never made.

@@ -104,6 +104,10 @@ class StageCommands:
 
 def _unpacked(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
     """Copies: the inbox is written again by the next command, while graphs keep their inputs."""
+    for tensor in tensors:
+        if 0 in tensor.shape:
+            # Every spec wants some. Beside a zero the other dimensions are anyone's claim, and torch may choke on them.
+            raise BadRequest(f"tensor {tensor.name!r} has no elements: {list(tensor.shape)}")
     found = {tensor.name: to_torch(tensor) for tensor in tensors}
     if len(found) != len(tensors):
         raise BadRequest("a tensor came twice")

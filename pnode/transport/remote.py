@@ -11,11 +11,11 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from pnode.errors import BadRequest, PeerUnavailable
+from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable
 from pnode.transport import methods
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
-from pnode.transport.deadline import Deadline
+from pnode.transport.deadline import NOBODY_ELSE, Deadline
 from pnode.transport.status import from_rpc_error
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
@@ -51,8 +51,7 @@ class _Remote:
         with self._pool.lease(self._address) as channel:
             try:
                 path = f"/{self.service.full_name}/{name}"
-                send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
-                return send(raw, timeout=min(deadline.left_s(), _MAX_TIMEOUT_S))
+                return _sent(channel.unary_unary(path), raw, deadline)
             except grpc.RpcError as error:
                 raise from_rpc_error(error, f"{name} at {self._address}") from error
             except ValueError as error:
@@ -61,6 +60,20 @@ class _Remote:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address})"
+
+
+def _sent(send: grpc.UnaryUnaryMultiCallable[bytes, bytes], raw: bytes, deadline: Deadline) -> bytes:
+    """The reply. Where whoever we ask for leaves, the call is cancelled on the wire too."""
+    timeout_s = min(deadline.left_s(), _MAX_TIMEOUT_S)
+    if deadline.caller is NOBODY_ELSE:
+        # Nobody can leave, and a call without a future is faster.
+        return send(raw, timeout=timeout_s)
+    call = send.future(raw, timeout=timeout_s)
+    try:
+        with deadline.caller.telling(call.cancel):
+            return call.result()
+    except grpc.FutureCancelledError:
+        raise DeadlineExceeded("the caller no longer waits for the answer") from None
 
 
 class RemoteVNode(_Remote):

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from pnode.errors import Busy, Draining, PNodeError
+from pnode.transport.callers import caller_name
 from pnode.transport.deadline import Deadline
 from pnode.transport.lanes import Lane
 from pnode.transport.methods import Method, methods_of, parsed, serialised
@@ -108,7 +109,10 @@ def _unary(
 ) -> Callable[[bytes, Context], bytes]:
     def answer(raw: bytes, context: Context) -> bytes:
         try:
-            deadline = Deadline.of_call(context, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s)
+            name = caller_name(context)
+            deadline = Deadline.of_call(
+                context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
+            )
             deadline.check()
             return serialised(call(parsed(method.request, raw), deadline), limits.max_message_bytes)
         except PNodeError as error:

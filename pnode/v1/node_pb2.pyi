@@ -328,6 +328,26 @@ Global___InspectRequest: _TypeAlias = InspectRequest  # noqa: Y015
 class InspectReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_UUID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
@@ -335,6 +355,7 @@ class InspectReply(_message.Message):
     VNODES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     ORCHESTRATOR_REACHABLE_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
     node_uuid: _builtins.str
     address: _builtins.str
     draining: _builtins.bool
@@ -345,6 +366,10 @@ class InspectReply(_message.Message):
     def load(self) -> Global___Load: ...
     @_builtins.property
     def vnodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostedVNode]: ...
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """since the node started: refused.Train.BUSY, forward.joined, .."""
+
     def __init__(
         self,
         *,
@@ -355,10 +380,11 @@ class InspectReply(_message.Message):
         vnodes: _abc.Iterable[Global___HostedVNode] | None = ...,
         draining: _builtins.bool = ...,
         orchestrator_reachable: _builtins.bool = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "draining", b"draining", "load", b"load", "node_uuid", b"node_uuid", "orchestrator_reachable", b"orchestrator_reachable", "vnodes", b"vnodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "counters", b"counters", "draining", b"draining", "load", b"load", "node_uuid", b"node_uuid", "orchestrator_reachable", b"orchestrator_reachable", "vnodes", b"vnodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,8 @@ MAX_KEEP = 1000
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 NAME_RULE = "1 to 128 letters, digits and _.- with a letter, a digit or _ first"
 PROFILES = ("samebits-1", "torch")
+# Whose contract says that the bits of a row do not depend on the other rows: only their calls are ever joined.
+ROW_INDEPENDENT_PROFILES = frozenset({"samebits-1"})
 
 
 def shown(text: object, limit: int = 60) -> str:

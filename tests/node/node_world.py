@@ -24,11 +24,13 @@ from pnode.node.hosted import HostedVNode
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.shelf import StateShelf
+from pnode.observe.counters import Counters
 from pnode.sandbox.stage_program import StageCommands
 from pnode.storage.local import LocalStore
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff
 from pnode.transport.tensors import metas
+from pnode.transport.turns import Bounds
 from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, tensor_pb2, vnode_pb2
 from pnode.vnode.state import run_digest
 from pnode.vnode.tensors import TensorBytes
@@ -133,6 +135,7 @@ class WorldNode:
         self.peers_lost: list[str] = []
         self._shelf = shelf
         self.gate = Gate()
+        self.counters = Counters()
         self.allocations = Allocations(self._host, max_vnodes=4, budget=ROOMY)
         self.closing = threading.Event()
         routes = Routes(
@@ -153,7 +156,8 @@ class WorldNode:
             chain=chain,
             numerics_classes=["samebits-1"],
             max_message_bytes=MAX_BYTES,
-            max_queue=8,
+            queue=Bounds(8, 6),
+            counters=self.counters,
         )
 
     def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:

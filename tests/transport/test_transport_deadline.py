@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from pnode.errors import DeadlineExceeded
-from pnode.transport.deadline import Deadline
+from pnode.transport.deadline import Caller, Deadline
 
 
 class Clock:
@@ -25,12 +27,22 @@ class Call:
     def __init__(self, remaining_s: float | None) -> None:
         self.remaining_s = remaining_s
         self.active = True
+        self.callbacks: list[Callable[[], None]] = []
 
     def time_remaining(self) -> float | None:
         return self.remaining_s
 
     def is_active(self) -> bool:
         return self.active
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self.callbacks.append(callback)
+        return self.active
+
+    def end(self) -> None:
+        self.active = False
+        for callback in self.callbacks:
+            callback()
 
 
 def test_what_is_left_shrinks_to_zero_and_stays() -> None:
@@ -81,3 +93,50 @@ def test_at_most_takes_the_sooner_one() -> None:
 def test_there_is_no_endless_deadline(seconds: float) -> None:
     with pytest.raises(ValueError, match="for ever"):
         Deadline.after(seconds)
+
+
+def test_a_caller_that_leaves_wakes_who_works_for_it() -> None:
+    call = Call(None)
+    deadline = Deadline.of_call(call, default_s=60.0, max_s=300.0)
+    changed, waits = threading.Condition(), threading.Event()
+
+    def work() -> bool:
+        with changed:
+            waits.set()
+            return deadline.pause(changed) and not deadline.pause(changed)
+
+    ended: list[bool] = []
+    worker = threading.Thread(target=lambda: ended.append(work()))
+    worker.start()
+    assert waits.wait(20)
+    with changed:
+        # From here on it waits: it has given up the lock.
+        pass
+    call.end()
+    worker.join(20)
+    assert ended == [True]
+
+
+def test_whoever_asks_late_is_told_at_once_and_nobody_twice() -> None:
+    caller = Caller("a client")
+    told: list[str] = []
+    with caller.telling(lambda: told.append("early")):
+        caller.leave()
+    with caller.telling(lambda: told.append("late")):
+        pass
+    with Caller().telling(lambda: told.append("never")):
+        pass
+    assert told == ["early", "late"]
+    assert caller.gone
+
+
+def test_a_call_that_has_ended_already_is_a_caller_that_has_gone() -> None:
+    call = Call(5.0)
+    call.active = False
+    assert Deadline.of_call(call, default_s=60.0, max_s=300.0, clock=Clock()).cancelled
+
+
+@pytest.mark.parametrize(("seconds", "left_s"), [(100.0, 99.95), (0.1, 0.09), (0.0, 0.0)])
+def test_a_callee_is_given_a_little_less(seconds: float, left_s: float) -> None:
+    clock = Clock()
+    assert Deadline.after(seconds, clock=clock).passed_down().left_s() == pytest.approx(left_s)

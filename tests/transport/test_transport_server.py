@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from transport_clients import address_of, method_of, send_raw
-from transport_fakes import WAIT_S, FakeNode, FakeVNodes, fence
+from transport_fakes import WAIT_S, Calling, FakeNode, FakeVNodes, fence
 
 from pnode.errors import (
     BadRequest,
@@ -20,7 +20,7 @@ from pnode.errors import (
 )
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
-from pnode.transport.deadline import Deadline
+from pnode.transport.deadline import Caller, Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.server import Server, make_server
 from pnode.v1 import node_pb2, vnode_pb2
@@ -199,3 +199,36 @@ def test_a_handler_learns_that_its_caller_has_gone(serve: Serve, pool: ChannelPo
         assert started.wait(WAIT_S)
         call.cancel()
         assert noticed.wait(WAIT_S)
+
+
+def test_a_caller_that_leaves_cancels_what_was_called_for_it(serve: Serve, pool: ChannelPool) -> None:
+    started, noticed = threading.Event(), threading.Event()
+    caller = Caller("whoever asked us")
+
+    class Patient(FakeVNodes):
+        def describe(self, request: vnode_pb2.DescribeRequest, deadline: Deadline) -> vnode_pb2.DescribeReply:
+            with deadline.caller.telling(noticed.set):
+                started.set()
+                assert noticed.wait(WAIT_S)
+            return vnode_pb2.DescribeReply()
+
+    remote = RemoteVNode(pool, address_of(serve(vnodes=Patient())))
+    asked = Deadline.after(WAIT_S, caller=caller)
+    call = Calling(lambda: remote.describe(vnode_pb2.DescribeRequest(), asked))
+    assert started.wait(WAIT_S)
+    caller.leave()
+    error = call.wait().error
+    assert isinstance(error, DeadlineExceeded)
+    assert error.message == "the caller no longer waits for the answer"
+    assert noticed.wait(WAIT_S), "the callee heard of it on the wire"
+
+
+def test_calls_of_one_connection_are_one_callers(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    fake = FakeVNodes()
+    server = serve(vnodes=fake)
+    with ChannelPool() as other:
+        for channels in (pool, pool, other):
+            RemoteVNode(channels, address_of(server)).describe(vnode_pb2.DescribeRequest(), soon)
+    names = [deadline.caller.name for _, _, deadline in fake.seen]
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("ipv4:127.0.0.1:")

@@ -1,0 +1,166 @@
+"""Forward calls to one VNode, joined along the batch axis where they wait for its worker anyway.
+
+Whoever gets the turn takes along what waits behind it, up to `limits.max_rows`; nobody ever waits for more to come. The
+profile's contract makes a row's bits independent of its batch mates, so the replies are those of single calls, to the
+bit. A profile that does not promise that is never joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from pnode.errors import BadRequest, DeadlineExceeded, PNodeError
+from pnode.node.hosted import HostedVNode, Reply
+from pnode.observe.counters import Counters
+from pnode.transport.deadline import Deadline
+from pnode.transport.turns import Bounds
+from pnode.v1 import spec_pb2, vnode_pb2
+from pnode.vnode import bounds
+from pnode.vnode.tensors import TensorBytes
+
+# Counted: calls whose Forward ran in one command with others.
+JOINED = "forward.joined"
+
+
+@dataclass
+class Waiting:
+    """One Forward that waits for the worker. rows: 0 where it has to run alone."""
+
+    fence: vnode_pb2.Fence
+    inputs: Sequence[TensorBytes]
+    deadline: Deadline
+    rows: int
+    version: int = 0
+    outputs: Sequence[TensorBytes] = ()
+    error: PNodeError | None = field(
+        default_factory=lambda: DeadlineExceeded("the VNode was still busy with this call at its deadline")
+    )
+
+    def settle(self, version: int, outputs: Sequence[TensorBytes]) -> None:
+        """It has its reply."""
+        self.version, self.outputs, self.error = version, outputs, None
+
+
+def forward(
+    vnode: HostedVNode,
+    fence: vnode_pb2.Fence,
+    inputs: Sequence[TensorBytes],
+    deadline: Deadline,
+    *,
+    queue: Bounds,
+    counters: Counters,
+) -> Waiting:
+    """Run one Forward, with others where that is possible. Raises Busy where the queue is full."""
+    mine = Waiting(fence, inputs, deadline, _joinable_rows(vnode.spec, inputs))
+    ticket = vnode.turns.ask(deadline.caller.name, offer=mine if mine.rows else None, bounds=queue)
+    if vnode.turns.wait(ticket, deadline):
+        along = []
+        try:
+            deadline.check()
+            group = _Group(mine, int(vnode.spec.limits.max_rows))
+            along = vnode.turns.take_along(group.take) if mine.rows else []
+            _run(vnode, group.members, deadline, counters)
+        finally:
+            vnode.turns.give(ticket)
+            for each in along:
+                each.finish()
+    if mine.error is not None:
+        raise mine.error
+    return mine
+
+
+class _Group:
+    """Those that run together: as many as the spec has rows for."""
+
+    def __init__(self, first: Waiting, max_rows: int) -> None:
+        self.members = [first]
+        self._free = max_rows - first.rows
+
+    def take(self, offer: object) -> bool:
+        """Whether this one comes along."""
+        if not isinstance(offer, Waiting) or offer.rows > self._free or offer.deadline.over:
+            return False
+        self._free -= offer.rows
+        self.members.append(offer)
+        return True
+
+
+def _run(vnode: HostedVNode, group: Sequence[Waiting], deadline: Deadline, counters: Counters) -> None:
+    """Every member gets its reply or its own error. The turn is held."""
+    members = [each for each in group if _admitted(vnode, each)]
+    if len(members) > 1 and _run_joined(vnode, members, deadline):
+        counters.add(JOINED, len(members))
+        return
+    for each in members:
+        try:
+            each.settle(vnode.ledger.version, vnode.command("forward", {}, each.inputs, deadline).tensors)
+        except PNodeError as error:
+            each.error = error
+
+
+def _admitted(vnode: HostedVNode, each: Waiting) -> bool:
+    """A Restore may have come while it waited."""
+    try:
+        vnode.check(each.fence)
+    except PNodeError as error:
+        each.error = error
+        return False
+    return True
+
+
+def _run_joined(vnode: HostedVNode, members: Sequence[Waiting], deadline: Deadline) -> bool:
+    """One command for all of them. False where something in it was refused: then each has to run alone."""
+    try:
+        reply = vnode.command("forward", {}, _joined([each.inputs for each in members]), deadline)
+        parts = _parts(reply, [each.rows for each in members])
+    except BadRequest:
+        return False
+    except PNodeError as error:
+        for each in members:
+            each.error = error
+        return True
+    for each, outputs in zip(members, parts, strict=True):
+        each.settle(vnode.ledger.version, outputs)
+    return True
+
+
+def _joined(every: Sequence[Sequence[TensorBytes]]) -> list[TensorBytes]:
+    """The same tensors of all calls, one below the other: raw C-order bytes have their rows one after the other."""
+    joined = []
+    for first in every[0]:
+        parts = [next(given for given in inputs if given.name == first.name) for inputs in every]
+        rows = sum(part.shape[0] for part in parts)
+        joined.append(first._replace(shape=(rows, *first.shape[1:]), payload=b"".join(part.payload for part in parts)))
+    return joined
+
+
+def _parts(reply: Reply, rows: Sequence[int]) -> list[list[TensorBytes]]:
+    """The reply of each call, by its rows."""
+    total = sum(rows)
+    for output in reply.tensors:
+        if not output.shape or output.shape[0] != total:
+            raise PNodeError(f"a worker gave {list(output.shape)} for {total} rows")
+    ends = list(accumulate(rows))
+    return [
+        [_rows(output, end - count, end) for output in reply.tensors] for end, count in zip(ends, rows, strict=True)
+    ]
+
+
+def _rows(output: TensorBytes, begin: int, end: int) -> TensorBytes:
+    row_bytes = len(output.payload) // output.shape[0]
+    part = memoryview(output.payload)[begin * row_bytes : end * row_bytes]
+    return output._replace(shape=(end - begin, *output.shape[1:]), payload=part)
+
+
+def _joinable_rows(spec: spec_pb2.VNodeSpec, inputs: Sequence[TensorBytes]) -> int:
+    """Its rows, if it is just what the spec wants, of a profile that may be joined; else 0: the worker says why not."""
+    if spec.profile not in bounds.ROW_INDEPENDENT_PROFILES:
+        return 0
+    given = {tensor.name: (tensor.dtype, *tensor.shape[1:]) for tensor in inputs}
+    if given != {wanted.name: (wanted.dtype, *wanted.shape) for wanted in spec.inputs}:
+        return 0
+    rows = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
+    number = rows.pop() if len(rows) == 1 else 0
+    return number if 1 <= number <= spec.limits.max_rows else 0
