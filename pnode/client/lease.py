@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 
-from pnode.errors import Busy, LeaseLost, PNodeError, StoreUnavailable, Unavailable, UnknownRun
+from pnode.errors import Busy, LeaseLost, PeerUnavailable, PNodeError, StoreUnavailable, Unavailable, UnknownRun
 from pnode.transport.api import RunsApi
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff, retry
@@ -33,6 +34,7 @@ class RunLease:
         self._runs = runs
         self._spec = spec
         self._holder = holder
+        self._nonce = secrets.token_hex(16)
         self._closing = closing
         self._make_backoff = backoff
         self._lock = threading.Lock()
@@ -48,7 +50,7 @@ class RunLease:
 
     def submit(self, deadline: Deadline) -> orchestrator_pb2.RunStatus:
         """Submit the run, or take it over. Raises LeaseLost while another driver's lease is live."""
-        request = orchestrator_pb2.SubmitRequest(run=self._spec, holder=self._holder)
+        request = orchestrator_pb2.SubmitRequest(run=self._spec, holder=self._holder, nonce=self._nonce)
         reply = self._runs.submit(request, deadline.at_most(_CALL_S))
         with self._lock:
             self._lease, self._lease_s, self._lost = reply.lease, reply.lease_s, None
@@ -83,12 +85,20 @@ class RunLease:
             self._make_backoff(),
             self._closing.wait,
             on=(Busy, StoreUnavailable),
+            few=(PeerUnavailable,),
         )
 
     def finish(self, deadline: Deadline) -> None:
         """The run is done: its VNodes are released, its manifests stay."""
         self.check()
-        self._runs.finish(orchestrator_pb2.FinishRequest(run=self.run, lease=self._lease), deadline.at_most(_CALL_S))
+        request = orchestrator_pb2.FinishRequest(run=self.run, lease=self._lease)
+        retry(
+            lambda: self._runs.finish(request, deadline.at_most(_CALL_S)),
+            deadline,
+            self._make_backoff(),
+            self._closing.wait,
+            on=(PeerUnavailable,),
+        )
 
     def check(self) -> None:
         """Raise LeaseLost where another driver has taken the run."""

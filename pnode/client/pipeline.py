@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pnode.client.batch import Batch
-from pnode.errors import Busy, PNodeError
+from pnode.errors import Busy, PeerUnavailable, PNodeError, StaleFence
 from pnode.transport.api import VNodesApi
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff, retry
@@ -70,7 +70,12 @@ class Pipeline:
 
     def _describe(self, place: Place, deadline: Deadline) -> vnode_pb2.DescribeReply:
         request = vnode_pb2.DescribeRequest(run=place.fence.run, vnode=place.fence.vnode)
-        return place.vnode.describe(request, deadline)
+        reply = place.vnode.describe(request, deadline)
+        if reply.fence != place.fence:
+            raise StaleFence(
+                f"VNode {place.fence.vnode!r} stands at generation {reply.fence.generation}, epoch {reply.fence.epoch}"
+            )
+        return reply
 
     def train(self, step: int, batch: Batch, num_microbatches: int) -> None:
         """All microbatches of a step, at once, into the first VNode."""
@@ -125,10 +130,17 @@ class Pipeline:
         return _all([self._threads.submit(self._call, place, ask) for place in self._places], self._grace_s)
 
     def _call(self, place: Place, ask: Callable[[Place, Deadline], T]) -> T:
-        """One call; a busy VNode is asked again while the deadline lasts."""
+        """One call; a busy VNode is asked again while the deadline lasts, one that does not answer a few times."""
         deadline = Deadline.after(self._call_s)
         try:
-            return retry(lambda: ask(place, deadline), deadline, self._backoff(), self._closing.wait, on=(Busy,))
+            return retry(
+                lambda: ask(place, deadline),
+                deadline,
+                self._backoff(),
+                self._closing.wait,
+                on=(Busy,),
+                few=(PeerUnavailable,),
+            )
         except PNodeError as error:
             self._on_failure(place.fence, error)
             raise

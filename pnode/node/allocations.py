@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from pnode.errors import Conflict, StaleFence, UnknownVNode
@@ -12,6 +13,9 @@ from pnode.node.hosted import HostedVNode
 from pnode.v1 import node_pb2, vnode_pb2
 
 Key = tuple[str, str]
+
+# Releases that are remembered. One that was forgotten costs memory until the next heartbeat, nothing else.
+_MAX_REMEMBERED = 4096
 
 
 class Allocations:
@@ -25,6 +29,7 @@ class Allocations:
         self._budget = budget
         self._lock = threading.Lock()
         self._vnodes: dict[Key, HostedVNode] = {}
+        self._released: OrderedDict[Key, int] = OrderedDict()
 
     def get(self, run: str, vnode: str) -> HostedVNode:
         """Raises UnknownVNode where it was never allocated here, or was released."""
@@ -51,17 +56,25 @@ class Allocations:
     def allocate(self, request: node_pb2.AllocateRequest) -> None:
         """Take a VNode in, or renew one under a higher epoch. A retry of the same allocation changes nothing.
 
-        Raises StaleFence for an older epoch, Conflict for another spec under the same fence, Busy without room.
+        Raises StaleFence for an older epoch or one that was released, Conflict for another spec under the same fence,
+        Busy without room.
         """
         key = (request.fence.run, request.fence.vnode)
         with self._lock:
             old = self._vnodes.get(key)
             if old is not None and not _is_newer(old, request):
                 return
+            self._check_not_released(key, request.fence)
             self._admit(request, old)
             self._vnodes[key] = self._make(request)
         if old is not None:
             old.close()
+
+    def _check_not_released(self, key: Key, fence: vnode_pb2.Fence) -> None:
+        """An Allocate that comes after its own Release must not bring the VNode back."""
+        released = self._released.get(key)
+        if released is not None and fence.epoch <= released:
+            raise StaleFence(f"VNode {fence.vnode!r} was released from this node at epoch {released}")
 
     def _admit(self, request: node_pb2.AllocateRequest, old: HostedVNode | None) -> None:
         others = [vnode for vnode in self._vnodes.values() if vnode is not old]
@@ -73,12 +86,18 @@ class Allocations:
         """Let a VNode go. False where it was not here, or only under a newer epoch."""
         key = (fence.run, fence.vnode)
         with self._lock:
+            self._remember_released(key, fence.epoch)
             found = self._vnodes.get(key)
             if found is None or found.fence.epoch > fence.epoch:
                 return False
             del self._vnodes[key]
         found.close()
         return True
+
+    def _remember_released(self, key: Key, epoch: int) -> None:
+        self._released[key] = max(epoch, self._released.pop(key, 0))
+        if len(self._released) > _MAX_REMEMBERED:
+            self._released.popitem(last=False)
 
     def close(self) -> None:
         """Release all of them."""

@@ -68,6 +68,7 @@ class TrainChain:
         with vnode.changed:
             while True:
                 vnode.check(request.fence)
+                vnode.check_caller(request.caller)
                 admission = vnode.ledger.admit(key, digest)
                 if not isinstance(admission, Join):
                     return admission
@@ -95,6 +96,8 @@ class TrainChain:
             loss_sum = below.loss_sum
             gradients = unpack(below.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
         self._await_turn(vnode, request, key, deadline)
+        # Whoever has gone by now costs no backward; from here on it is carried through.
+        deadline.check()
         with vnode.commanding(request.fence, deadline):
             finish = {**step, "want_input_gradients": request.want_input_gradients}
             finished = vnode.command("finish", finish, gradients, deadline)
@@ -105,7 +108,7 @@ class TrainChain:
                 payloads=[bytes(tensor.payload) for tensor in finished.tensors],
             )
             with vnode.changed:
-                vnode.ledger.complete(key, reply)
+                vnode.ledger.complete(key, reply, sum(map(len, reply.payloads)))
                 vnode.changed.notify_all()
         return reply
 
@@ -149,6 +152,7 @@ class TrainChain:
         deadline: Deadline,
     ) -> vnode_pb2.TrainReply:
         passed = vnode_pb2.TrainRequest(
+            caller=request.fence,
             step=request.step,
             microbatch=request.microbatch,
             num_microbatches=request.num_microbatches,
@@ -162,21 +166,26 @@ class TrainChain:
         while True:
             vnode.check(request.fence)
             deadline.check()
-            route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
-            passed.fence.CopyFrom(route.fence)
+            route: Route | None = None
             try:
+                route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
+                passed.fence.CopyFrom(route.fence)
                 return route.vnode.train(passed, deadline)
             except (Busy, PeerUnavailable, StaleFence) as error:
                 pause = self._pause(route, error, backoff)
                 if pause >= deadline.left_s() or self._wait(pause):
                     raise
 
-    def _pause(self, route: Route, error: PNodeError, backoff: Backoff) -> float:
-        """How long to wait before the next try; raises `error` again where another try is of no use."""
+    def _pause(self, route: Route | None, error: PNodeError, backoff: Backoff) -> float:
+        """How long to wait before the next try; raises `error` again where another try is of no use.
+
+        Without a route it was the orchestrator that could not be asked.
+        """
         if isinstance(error, Busy):
             return backoff.next_s(error)
-        self._routes.forget(route.fence.run, route.fence.vnode)
-        if isinstance(error, PeerUnavailable):
+        if route is not None:
+            self._routes.forget(route.fence.run, route.fence.vnode)
+        if route is not None and isinstance(error, PeerUnavailable):
             self._on_peer_lost(route.fence, error.reason, f"{route.address}: {error.message}")
         if backoff.attempts >= _TRIES:
             raise error

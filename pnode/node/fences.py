@@ -18,6 +18,22 @@ def check(ours: vnode_pb2.Fence, theirs: vnode_pb2.Fence) -> None:
     )
 
 
+def check_caller(ours: vnode_pb2.Fence, upstream: vnode_pb2.Fence, caller: vnode_pb2.Fence) -> None:
+    """Accept only the upstream VNode as the orchestrator named it to us, in our generation; anyone where it named none.
+
+    Raises StaleFence: an upstream VNode that was moved may still run where it was, and be a zombie without knowing.
+    """
+    if not upstream.epoch:
+        return
+    named = (caller.vnode, caller.generation, caller.epoch)
+    if named != (upstream.vnode, ours.generation, upstream.epoch):
+        raise StaleFence(
+            f"VNode {ours.vnode!r} is called by {upstream.vnode!r} at generation {ours.generation}, epoch "
+            f"{upstream.epoch}; the call came from {caller.vnode!r} at generation {caller.generation}, epoch "
+            f"{caller.epoch}: the caller is a zombie"
+        )
+
+
 def copied(fence: vnode_pb2.Fence) -> vnode_pb2.Fence:
     """A fence of our own, that later changes to the message it came in cannot reach."""
     mine = vnode_pb2.Fence()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pnode.errors import StaleFence, StepMismatch, WorkerLost
+from pnode.errors import Conflict, StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
 from pnode.node.shelf import StateShelf
 from pnode.transport.deadline import Deadline
@@ -65,6 +65,8 @@ class HostedVNode:
         self.turns = FairTurns(f"VNode {request.spec.id!r}")
         self.changed = threading.Condition()
         self._fence = fences.copied(request.fence)
+        self._upstream = fences.copied(request.upstream)
+        self._restored: vnode_pb2.RestoreRequest | None = None
         self.ledger = Ledger(window=request.spec.window)
         self.ledger.reset(request.fence.generation, request.record.version)
         self._worker: Worker | None = None
@@ -117,6 +119,10 @@ class HostedVNode:
             raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
         fences.check(self._fence, fence)
 
+    def check_caller(self, caller: vnode_pb2.Fence) -> None:
+        """Raises StaleFence where another VNode, or an earlier one of that name, may not call this one any more."""
+        fences.check_caller(self._fence, self._upstream, caller)
+
     def command(self, name: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], deadline: Deadline) -> Reply:
         """Run one command in the worker, which is made where there is none yet. `commanding` must be held."""
         return self._ready_worker(deadline).call(name, fields, tensors, deadline_s=deadline.left_s())
@@ -168,19 +174,34 @@ class HostedVNode:
             (state,) = self.command("state", {}, (), deadline).tensors
         # Uploaded outside the turn: training goes on while the store is slow.
         record = self._shelf.upload(self.spec.id, request.version, state.payload)
+        self.check(request.fence)
         self._uploaded = {request.version: record}
         return record
 
     def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> int:
-        """Adopt a generation and the state of its record; whatever was under way is dropped. A retry is answered.
+        """Adopt a generation and the state of its record; whatever was under way is dropped.
 
-        Raises StaleFence for an older generation or another epoch, BlobMissing or BlobCorrupt for a bad record.
-        The generation is adopted even where the record is bad, so that zombies stay out.
+        A retry is answered, however late it comes: were it done again, it would undo the steps trained since.
+        Raises StaleFence for an older generation or another epoch, Conflict for another record in one generation,
+        BlobMissing or BlobCorrupt for a bad record. The generation is adopted even where the record is bad, so that
+        zombies stay out.
         """
         with self.turns.taken(deadline):
-            self._adopt(request)
-            self._renew(request.record, deadline)
+            if not self._is_done(request):
+                self._adopt(request)
+                self._renew(request.record, deadline)
+                self._restored = request
             return int(request.record.version)
+
+    def _is_done(self, request: vnode_pb2.RestoreRequest) -> bool:
+        done = self._restored
+        if done is None or self._closed or request.fence != self._fence:
+            return False
+        if request.record != done.record:
+            raise Conflict(f"VNode {self.spec.id!r} was restored with another record in this generation")
+        if self._lost is not None:
+            raise WorkerLost(f"VNode {self.spec.id!r} was restored, and has lost its worker since: {self._lost}")
+        return True
 
     def _adopt(self, request: vnode_pb2.RestoreRequest) -> None:
         ours, theirs = self._fence, request.fence
@@ -189,6 +210,8 @@ class HostedVNode:
             raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
         with self.changed:
             self._fence = fences.copied(theirs)
+            self._upstream = fences.copied(request.upstream)
+            self._restored = None
             self._record = request.record
             self._uploaded = {}
             self.ledger.reset(theirs.generation, request.record.version)

@@ -7,6 +7,7 @@ full jitter, up to one heartbeat interval, and every change of mind is logged on
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Membership:
         self._make_backoff = backoff
         self._backoff = backoff()
         self._incarnation = 0
+        self._boot = secrets.token_hex(16)
         self._heartbeat_s = _HEARTBEAT_S
         self._lost_at: str | None = None
         self._closing = threading.Event()
@@ -106,6 +108,7 @@ class Membership:
                 address=self._identity.address,
                 capabilities=self._identity.capabilities,
                 protocol=PROTOCOL,
+                boot=self._boot,
             ),
             Deadline.after(_CALL_S),
         )

@@ -57,6 +57,7 @@ class Serving:
         """The optimizer step. Allowed while draining: it ends a step that is all but done."""
         vnode = self._vnode(request.fence)
         with vnode.commanding(request.fence, deadline):
+            vnode.ledger.check_apply(request.step, request.num_microbatches)
             fields = {"step": request.step, "num_microbatches": request.num_microbatches}
             applied = vnode.command("apply", fields, (), deadline).fields
             with vnode.changed:

@@ -5,7 +5,7 @@ Actions are values: the event carries the action that it answers, and with it th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pnode.errors import PNodeError
 from pnode.orchestrator.topology import Location
@@ -30,6 +30,7 @@ class Allocate:
     generation: int
     spec: spec_pb2.VNodeSpec
     record: vnode_pb2.StateRecord
+    upstream: vnode_pb2.Fence = field(default_factory=vnode_pb2.Fence)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Restore:
     location: Location
     generation: int
     record: vnode_pb2.StateRecord
+    upstream: vnode_pb2.Fence = field(default_factory=vnode_pb2.Fence)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ PROTOCOL = 1
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_HOLDER = 200
+_MAX_NONCE = 100
 _MAX_HOSTED = 4096
 _MAX_TEXT = 2000
 
@@ -40,6 +41,7 @@ def registration(request: orchestrator_pb2.RegisterRequest) -> None:
         raise BadRequest(f"wire protocol {request.protocol} is {older}: this orchestrator speaks {PROTOCOL}")
     if not request.capabilities.numerics_classes:
         raise BadRequest("capabilities.numerics_classes is empty: this node could host nothing")
+    nonce("boot", request.boot)
 
 
 def heartbeat(request: orchestrator_pb2.HeartbeatRequest) -> None:
@@ -81,6 +83,13 @@ def holder(text: str) -> str:
     """Who asks for a lease. Raises BadRequest."""
     if not 1 <= len(text) <= _MAX_HOLDER:
         raise BadRequest(f"holder has 1 to {_MAX_HOLDER} characters")
+    return text
+
+
+def nonce(name: str, text: str) -> str:
+    """What names the life of a process. Raises BadRequest."""
+    if len(text) > _MAX_NONCE:
+        raise BadRequest(f"{name} has {_MAX_NONCE} characters at most")
     return text
 
 

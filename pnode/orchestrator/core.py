@@ -77,13 +77,15 @@ class Core:
         lease_s = self._settings.lease_s
         if run is None:
             self._make_room()
-            run = self._new_run(event.spec, Lease(event.holder, event.fresh_lease, now + lease_s))
+            run = self._new_run(event.spec, Lease(event.holder, event.fresh_lease, now + lease_s, event.nonce))
             self.runs[run.id] = run
             return run.begin(now)
         if run.spec != event.spec:
             raise Conflict(f"run {run.id!r} is here with another spec")
-        run.lease.take(event.holder, event.fresh_lease, now, lease_s)
-        return run.begin(now) if run.phase is Phase.ENDED else []
+        again = bool(event.nonce) and event.nonce == run.lease.nonce
+        run.lease.take(event.holder, event.fresh_lease, now, lease_s, event.nonce)
+        # A Submit that comes twice, the second time after the end, does not begin the run anew.
+        return run.begin(now) if run.phase is Phase.ENDED and not again else []
 
     def _new_run(self, spec: orchestrator_pb2.RunSpec, lease: Lease) -> Run:
         settings = self._settings

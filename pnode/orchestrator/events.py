@@ -19,6 +19,7 @@ class NodeRegistered:
     uuid: str
     address: str
     capabilities: node_pb2.Capabilities
+    boot: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class RunSubmitted:
     spec: orchestrator_pb2.RunSpec
     holder: str
     fresh_lease: str
+    nonce: str = ""
 
 
 @dataclass(frozen=True)

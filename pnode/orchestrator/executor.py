@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
-from pnode.errors import BadRequest, PNodeError, Unavailable
+from pnode.errors import BadRequest, PeerUnavailable, PNodeError, Unavailable
 from pnode.orchestrator import checks, events
 from pnode.orchestrator.actions import (
     Action,
@@ -31,13 +32,17 @@ from pnode.storage.blob import BlobStore
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
+from pnode.transport.retry import Backoff, retry
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
 # Probes and releases are short and must not wait behind a slow Restore.
 _PROBE_THREADS = 4
+# Between tries of a call whose connection broke. A node that is gone refuses at once, so little time is lost on it.
+_RETRY_S = 0.05
 
+T = TypeVar("T")
 Reply = Future[orchestrator_pb2.CheckpointReply]
 
 
@@ -55,6 +60,7 @@ class Executor:
         self._next_ticket = 1
         self._waiting: dict[int, Reply] = {}
         self._closed = False
+        self._closing = threading.Event()
 
     # Callers that wait
 
@@ -136,16 +142,22 @@ class Executor:
     def _allocate(self, action: Allocate) -> events.Allocated:
         location = action.location
         request = node_pb2.AllocateRequest(
-            spec=action.spec, fence=location.fence(action.generation), record=action.record
+            spec=action.spec,
+            fence=location.fence(action.generation),
+            record=action.record,
+            upstream=action.upstream,
         )
-        RemoteNode(self._channels, location.address).allocate(request, Deadline.after(self._settings.allocate_s))
+        remote = RemoteNode(self._channels, location.address)
+        self._call(lambda deadline: remote.allocate(request, deadline), self._settings.allocate_s)
         return events.Allocated(action)
 
     def _restore(self, action: Restore) -> events.Restored:
         location = action.location
-        request = vnode_pb2.RestoreRequest(fence=location.fence(action.generation), record=action.record)
+        request = vnode_pb2.RestoreRequest(
+            fence=location.fence(action.generation), record=action.record, upstream=action.upstream
+        )
         remote = RemoteVNode(self._channels, location.address)
-        version = remote.restore(request, Deadline.after(self._settings.restore_s)).version
+        version = self._call(lambda deadline: remote.restore(request, deadline), self._settings.restore_s).version
         if version != action.record.version:
             raise BadRequest(f"VNode {location.vnode!r} restored version {version}, not {action.record.version}")
         return events.Restored(action)
@@ -154,14 +166,15 @@ class Executor:
         location = action.location
         request = vnode_pb2.SnapshotRequest(fence=location.fence(action.generation), version=action.version)
         remote = RemoteVNode(self._channels, location.address)
-        record = remote.snapshot(request, Deadline.after(self._settings.snapshot_s)).record
+        record = self._call(lambda deadline: remote.snapshot(request, deadline), self._settings.snapshot_s).record
         return events.Snapshotted(action, checks.state_record(record, location.vnode, action.version))
 
     def _probe(self, action: Probe) -> events.Probed:
         # By a connection of its own: the shared one may be waiting out its backoff after the node restarted.
         with ChannelPool(max_message_bytes=self._settings.max_message_bytes) as channels:
-            reply = RemoteNode(channels, action.address).inspect(
-                node_pb2.InspectRequest(), Deadline.after(self._settings.probe_s)
+            remote = RemoteNode(channels, action.address)
+            reply = self._call(
+                lambda deadline: remote.inspect(node_pb2.InspectRequest(), deadline), self._settings.probe_s
             )
         return events.Probed(action, reply)
 
@@ -169,13 +182,22 @@ class Executor:
         location = action.location
         request = node_pb2.ReleaseRequest(fence=location.fence(action.generation))
         try:
-            RemoteNode(self._channels, location.address).release(request, Deadline.after(self._settings.release_s))
+            remote = RemoteNode(self._channels, location.address)
+            self._call(lambda deadline: remote.release(request, deadline), self._settings.release_s)
         except PNodeError as error:
             # Best effort: most often the node is gone. If it is not, the reply to its heartbeat tells it again.
             log.debug("VNode %s could not be released: %s", location.vnode, error)
 
+    def _call(self, ask: Callable[[Deadline], T], seconds: float) -> T:
+        """Ask a node. All that it is asked may be asked again, so a broken connection does not condemn it."""
+        deadline = Deadline.after(seconds)
+        return retry(
+            lambda: ask(deadline), deadline, Backoff(_RETRY_S), self._closing.wait, on=(), few=(PeerUnavailable,)
+        )
+
     def close(self) -> None:
         """End calls in flight, take no more actions, and refuse those who still wait. Safe to call twice."""
+        self._closing.set()
         with self._lock:
             self._closed = True
             waiting, self._waiting = list(self._waiting.values()), {}

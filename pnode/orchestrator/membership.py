@@ -21,6 +21,7 @@ class Member:
     capabilities: node_pb2.Capabilities
     incarnation: int
     last_seen_s: float
+    boot: str
     load: node_pb2.Load
     draining_since_s: float | None = None
     # The membership that this one fenced, while it could still be heard: (incarnation, address).
@@ -54,7 +55,9 @@ class Membership:
         """All members, by UUID."""
         return [self._members[uuid] for uuid in sorted(self._members)]
 
-    def register(self, uuid: str, address: str, capabilities: node_pb2.Capabilities, now: float) -> Member:
+    def register(
+        self, uuid: str, address: str, capabilities: node_pb2.Capabilities, now: float, *, boot: str = ""
+    ) -> Member:
         """Take a node in under a new incarnation, whatever stood under its UUID before. Raises Busy when full."""
         old = self._members.get(uuid)
         if old is None and len(self._members) >= self._max_nodes:
@@ -65,6 +68,7 @@ class Membership:
             capabilities=capabilities,
             incarnation=self._next,
             last_seen_s=now,
+            boot=boot,
             load=node_pb2.Load(),
             fenced=None if old is None else (old.incarnation, old.address),
         )

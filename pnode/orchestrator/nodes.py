@@ -43,9 +43,11 @@ class Nodes:
     # Membership
 
     def registered(self, event: events.NodeRegistered, now: float) -> list[Action]:
-        """A node joins. Whatever it had in an earlier incarnation is lost."""
+        """A node joins. Whatever it had in an earlier incarnation is lost; the same call again changes nothing."""
         old = self._membership.find(event.uuid)
-        member = self._membership.register(event.uuid, event.address, event.capabilities, now)
+        if old is not None and event.boot and (old.boot, old.address) == (event.boot, event.address):
+            return []
+        member = self._membership.register(event.uuid, event.address, event.capabilities, now, boot=event.boot)
         log.info("node %s joined from %s", member.uuid, member.address)
         if old is None:
             return []

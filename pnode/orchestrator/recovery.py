@@ -33,7 +33,7 @@ from pnode.orchestrator.patience import Patience
 from pnode.orchestrator.phases import Phase
 from pnode.orchestrator.placement import Need, Placement
 from pnode.orchestrator.topology import Location, Topology
-from pnode.v1 import orchestrator_pb2
+from pnode.v1 import orchestrator_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,13 @@ class Recovery:
         if not vnodes:
             return self._restore()
         return [
-            Allocate(location, self.generation, self.vnodes[location.vnode], self.history.record(location.vnode))
+            Allocate(
+                location,
+                self.generation,
+                self.vnodes[location.vnode],
+                self.history.record(location.vnode),
+                self._upstream(location.vnode),
+            )
             for location in self.locations
             if location.vnode in self._pending
         ]
@@ -201,7 +207,17 @@ class Recovery:
             return self._serve()
         self.phase = Phase.RESTORING
         self._pending = set(self.vnodes)
-        return [Restore(location, self.generation, self.history.record(location.vnode)) for location in self.locations]
+        return [
+            Restore(location, self.generation, self.history.record(location.vnode), self._upstream(location.vnode))
+            for location in self.locations
+        ]
+
+    def _upstream(self, vnode: str) -> vnode_pb2.Fence:
+        """The fence of the VNode before this one; an empty one for the first, which drivers call."""
+        before = next(
+            (location for location in self.locations if self.vnodes[location.vnode].downstream == vnode), None
+        )
+        return vnode_pb2.Fence() if before is None else before.fence(self.generation)
 
     def restored(self, action: Restore) -> list[Action]:
         """A VNode stands at the base."""

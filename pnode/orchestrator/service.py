@@ -49,8 +49,9 @@ class NodeDesk:
         """A node joins, under a new incarnation."""
         deadline.check()
         checks.registration(request)
+        registered = events.NodeRegistered(request.node_uuid, request.address, request.capabilities, request.boot)
         with self._mind.reading() as core:
-            self._mind.post(events.NodeRegistered(request.node_uuid, request.address, request.capabilities))
+            self._mind.post(registered)
             member = core.membership.find(request.node_uuid)
             assert member is not None, "it has just registered"
             return orchestrator_pb2.RegisterReply(
@@ -117,7 +118,9 @@ class RunDesk:
         """Place a run, or take one over. Raises SpecError, Conflict, LeaseLost, Busy, StoreUnavailable."""
         deadline.check()
         checks.run_spec(request.run, self._settings.max_run_vnodes)
-        submitted = events.RunSubmitted(request.run, checks.holder(request.holder), self._token())
+        submitted = events.RunSubmitted(
+            request.run, checks.holder(request.holder), self._token(), checks.nonce("nonce", request.nonce)
+        )
         RunJournal(self._store, request.run.id).claim(request.run)
         with self._mind.reading() as core:
             self._mind.post(submitted)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import struct
 from collections.abc import Iterable
 from typing import Protocol
+
+import xxhash
 
 from pnode.v1 import tensor_pb2, vnode_pb2
 
@@ -15,13 +17,13 @@ class _Hash(Protocol):
 
 
 def request_digest(request: vnode_pb2.TrainRequest) -> bytes:
-    """32 bytes over all that a Train computes from: tensors, batch_rows, num_microbatches, want_input_gradients.
+    """16 bytes over all that a Train computes from: tensors, batch_rows, num_microbatches, want_input_gradients.
 
-    The fence, step and microbatch are left out: they are the key under which the digest is kept. It never leaves
-    the process, so the hash may change: SHA-256 was measured three times as fast as BLAKE2b where the processor
-    has instructions for it (13 against 42 ms for 16 MiB).
+    The fences, step and microbatch are left out: they are the key under which the digest is kept. It never leaves the
+    process, so the hash may change and its seed is the process's own: XXH3 takes a tenth of SHA-256's time, and who
+    forged a collision, without knowing the seed, would get the answer to a call of his own.
     """
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128(seed=_SEED)
     digest.update(struct.pack("<IQ?", request.num_microbatches, request.batch_rows, request.want_input_gradients))
     _add_metas(digest, request.inputs)
     _add_metas(digest, request.targets)
@@ -30,6 +32,9 @@ def request_digest(request: vnode_pb2.TrainRequest) -> bytes:
         digest.update(struct.pack("<Q", len(payload)))
         digest.update(payload)
     return digest.digest()
+
+
+_SEED = secrets.randbits(64)
 
 
 def _add_metas(digest: _Hash, metas: Iterable[tensor_pb2.TensorMeta]) -> None:

@@ -21,6 +21,10 @@ Wait = Callable[[float], bool]
 WORTH_A_RETRY: tuple[type[PNodeError], ...] = (Busy, PeerUnavailable, StoreUnavailable)
 
 
+# Enough for connections that break now and then, one call in ten even.
+FEW_TRIES = 4
+
+
 class Backoff:
     """Pauses between tries: uniform in [0, min(cap_s, base_s * factor ** attempts)], after what the peer asked."""
 
@@ -57,16 +61,23 @@ def retry(
     wait: Wait,
     *,
     on: tuple[type[PNodeError], ...] = WORTH_A_RETRY,
+    few: tuple[type[PNodeError], ...] = (),
 ) -> T:
     """What `call` returns, tried again after each error in `on` while the deadline leaves room for the pause.
 
-    Raises the last error, which says more than that time ran out, when no room is left or `wait` was interrupted.
+    After those in `few` it is tried FEW_TRIES times in all: a connection may break once, while a peer that is gone
+    stays gone until somebody mends it. Raises the last error, which says more than that time ran out, when no room is
+    left or `wait` was interrupted.
     """
+    broken = 0
     while True:
         deadline.check()
         try:
             return call()
-        except on as error:
+        except (*on, *few) as error:
+            broken += isinstance(error, few)
+            if broken >= FEW_TRIES:
+                raise
             pause_s = backoff.next_s(error)
             if pause_s >= deadline.left_s() or wait(pause_s):
                 raise

@@ -197,6 +197,7 @@ class AllocateRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _spec_pb2.VNodeSpec: ...
     @_builtins.property
@@ -205,16 +206,21 @@ class AllocateRequest(_message.Message):
     def record(self) -> _vnode_pb2.StateRecord:
         """the state to start from, on the first request"""
 
+    @_builtins.property
+    def upstream(self) -> _vnode_pb2.Fence:
+        """of the one VNode whose Train calls may be taken; none: a driver's"""
+
     def __init__(
         self,
         *,
         spec: _spec_pb2.VNodeSpec | None = ...,
         fence: _vnode_pb2.Fence | None = ...,
         record: _vnode_pb2.StateRecord | None = ...,
+        upstream: _vnode_pb2.Fence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "spec", b"spec", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "spec", b"spec", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

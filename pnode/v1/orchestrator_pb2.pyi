@@ -55,10 +55,13 @@ class RegisterRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
+    BOOT_FIELD_NUMBER: _builtins.int
     node_uuid: _builtins.str
     address: _builtins.str
     protocol: _builtins.int
     """of the wire: 1"""
+    boot: _builtins.str
+    """names the process: the same one registered twice is one membership"""
     @_builtins.property
     def capabilities(self) -> _node_pb2.Capabilities: ...
     def __init__(
@@ -68,10 +71,11 @@ class RegisterRequest(_message.Message):
         address: _builtins.str = ...,
         capabilities: _node_pb2.Capabilities | None = ...,
         protocol: _builtins.int = ...,
+        boot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "node_uuid", b"node_uuid", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot", b"boot", "capabilities", b"capabilities", "node_uuid", b"node_uuid", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,8 +450,11 @@ class SubmitRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
     """who asks for the lease"""
+    nonce: _builtins.str
+    """names the driver's life: a holder that came back fences its earlier self"""
     @_builtins.property
     def run(self) -> Global___RunSpec: ...
     def __init__(
@@ -455,10 +462,11 @@ class SubmitRequest(_message.Message):
         *,
         run: Global___RunSpec | None = ...,
         holder: _builtins.str = ...,
+        nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "nonce", b"nonce", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

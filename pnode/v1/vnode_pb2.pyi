@@ -143,6 +143,7 @@ class TrainRequest(_message.Message):
     WANT_INPUT_GRADIENTS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """the version of the parameters that it trains"""
@@ -161,6 +162,10 @@ class TrainRequest(_message.Message):
         """passed down the chain to the VNode that owns the loss"""
 
     @_builtins.property
+    def caller(self) -> Global___Fence:
+        """of the upstream VNode that calls; a driver's calls have none"""
+
+    @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """inputs, then targets"""
 
@@ -175,11 +180,12 @@ class TrainRequest(_message.Message):
         want_input_gradients: _builtins.bool = ...,
         inputs: _abc.Iterable[_tensor_pb2.TensorMeta] | None = ...,
         targets: _abc.Iterable[_tensor_pb2.TensorMeta] | None = ...,
+        caller: Global___Fence | None = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "fence", b"fence", "inputs", b"inputs", "microbatch", b"microbatch", "num_microbatches", b"num_microbatches", "payloads", b"payloads", "step", b"step", "targets", b"targets", "want_input_gradients", b"want_input_gradients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "caller", b"caller", "fence", b"fence", "inputs", b"inputs", "microbatch", b"microbatch", "num_microbatches", b"num_microbatches", "payloads", b"payloads", "step", b"step", "targets", b"targets", "want_input_gradients", b"want_input_gradients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,21 +355,27 @@ class RestoreRequest(_message.Message):
 
     FENCE_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fence(self) -> Global___Fence:
         """with the new generation"""
 
     @_builtins.property
     def record(self) -> Global___StateRecord: ...
+    @_builtins.property
+    def upstream(self) -> Global___Fence:
+        """of the one VNode whose Train calls may be taken from now on"""
+
     def __init__(
         self,
         *,
         fence: Global___Fence | None = ...,
         record: Global___StateRecord | None = ...,
+        upstream: Global___Fence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "record", b"record", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,8 @@ from pnode.errors import BadRequest, Busy, Conflict, StepMismatch
 
 # Digests are kept for a whole step, so that a conflict is found however late it comes: about 10 MB at the worst.
 MAX_MICROBATCHES = 65_536
+# Replies are a cache: what is dropped is computed again when somebody asks, so this bounds memory, not correctness.
+MAX_REPLY_BYTES = 16 << 20
 # What a caller outside the window should wait: about the time of one microbatch.
 RETRY_AFTER_S = 0.05
 
@@ -48,16 +50,27 @@ class Answer:
     reply: object
 
 
+class _Kept(NamedTuple):
+    """A stored reply, and what it weighs."""
+
+    reply: object
+    num_bytes: int
+
+
 Admission = New | Join | Answer | Replay
 
 
 class Ledger:
-    """One VNode's account. `window` microbatches may be under way at once: next .. next + window - 1."""
+    """One VNode's account. `window` microbatches may be under way at once: next .. next + window - 1.
 
-    def __init__(self, window: int) -> None:
+    Of the running step and of the one before, the newest `window` replies each are kept, `max_reply_bytes` in all.
+    """
+
+    def __init__(self, window: int, *, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         if window < 1:
             raise ValueError(f"Ledger: expected a window of at least 1, got {window}")
         self._window = window
+        self._max_reply_bytes = max_reply_bytes
         self.reset(generation=0, version=0)
 
     def reset(self, generation: int, version: int) -> None:
@@ -65,7 +78,9 @@ class Ledger:
         self._generation = generation
         self._version = version
         self._last: dict[StepKey, bytes] = {}
-        self._replies: OrderedDict[StepKey, object] = OrderedDict()
+        self._replies: OrderedDict[StepKey, _Kept] = OrderedDict()
+        self._reply_bytes = 0
+        self._applied_num: int | None = None
         self._begin_step()
 
     def _begin_step(self) -> None:
@@ -104,7 +119,7 @@ class Ledger:
         if key in self._running:
             return Join()
         if key in self._replies:
-            return Answer(self._replies[key])
+            return Answer(self._replies[key].reply)
         self._check_room(key)
         self._running[key] = digest
         return New() if key.microbatch >= self._next else Replay()
@@ -114,11 +129,11 @@ class Ledger:
 
     def _admit_past(self, key: StepKey, digest: bytes) -> Answer:
         """Answer a retry of the step just applied while its reply is kept."""
-        if key not in self._last:
+        if key not in self._last or key not in self._replies:
             raise StepMismatch(f"the VNode trains step {self._version}; a microbatch of step {key.step} came")
         if self._last[key] != digest:
             raise Conflict(f"microbatch {key.microbatch} of step {key.step} came before with another request")
-        return Answer(self._replies[key])
+        return Answer(self._replies[key].reply)
 
     def _check_room(self, key: StepKey) -> None:
         # Each running microbatch holds a graph in the worker, so replays are bounded too: one at a time.
@@ -137,8 +152,8 @@ class Ledger:
             raise StepMismatch(f"step {key.step} has ended: the VNode stands at version {self._version}")
         return key.microbatch <= self._next
 
-    def complete(self, key: StepKey, reply: object) -> None:
-        """The backward is done and this is the reply. Of a microbatch that is not running any more: ignored."""
+    def complete(self, key: StepKey, reply: object, num_bytes: int = 0) -> None:
+        """The backward is done and this is the reply, of so many bytes. Of what does not run any more: ignored."""
         digest = self._running.get(key)
         if digest is None:
             return
@@ -148,14 +163,27 @@ class Ledger:
         if key.microbatch == self._next:
             self._done.append(digest)
             self._next += 1
-        self._keep(key, reply)
+        self._keep(key, _Kept(reply, num_bytes))
 
-    def _keep(self, key: StepKey, reply: object) -> None:
+    def _keep(self, key: StepKey, kept: _Kept) -> None:
         # A driver has at most a window of calls in flight, so no more replies than that can be asked for again.
-        self._replies[key] = reply
+        self._replies[key] = kept
+        self._reply_bytes += kept.num_bytes
         current = [kept for kept in self._replies if kept.step == self._version]
         for evicted in current[: -self._window]:
-            del self._replies[evicted]
+            self._evict(evicted)
+        while self._reply_bytes > self._max_reply_bytes:
+            self._evict(next(iter(self._replies)))
+
+    def _evict(self, key: StepKey) -> None:
+        self._reply_bytes -= self._replies.pop(key).num_bytes
+
+    def check_apply(self, step: int, num_microbatches: int) -> None:
+        """Raises Conflict where this step was applied with another number of microbatches."""
+        if step == self._version - 1 and self._applied_num not in (None, num_microbatches):
+            raise Conflict(
+                f"step {step} was applied with {self._applied_num} microbatches; an Apply with {num_microbatches} came"
+            )
 
     def abandon(self, key: StepKey) -> None:
         """It failed before its backward: forget it. Unknown keys are ignored."""
@@ -168,8 +196,9 @@ class Ledger:
         """
         if step != self._version:
             raise StepMismatch(f"the VNode trains step {self._version}, step {step} cannot have been applied")
-        kept = [key for key in self._replies if key.step == step]
-        self._last = {key: self._done[key.microbatch] for key in kept}
-        self._replies = OrderedDict((key, self._replies[key]) for key in kept)
+        for key in [key for key in self._replies if key.step != step]:
+            self._evict(key)
+        self._last = {key: self._done[key.microbatch] for key in self._replies}
+        self._applied_num = self._next
         self._version = step + 1
         self._begin_step()

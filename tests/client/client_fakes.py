@@ -301,7 +301,9 @@ class FakeNode:
         deadline.check()
 
         def work() -> vnode_pb2.DescribeReply:
-            return vnode_pb2.DescribeReply(version=self._stage.version, accumulated=self._stage.accumulated)
+            stage = self._stage
+            fence = self.network.fence(self.index)
+            return vnode_pb2.DescribeReply(fence=fence, version=stage.version, accumulated=stage.accumulated)
 
         reply = self.network.call(self.index, work)
         assert isinstance(reply, vnode_pb2.DescribeReply)

@@ -154,10 +154,10 @@ class World:
 
     # Drivers
 
-    def submit(self, spec: orchestrator_pb2.RunSpec | None = None, holder: str = "driver") -> str:
+    def submit(self, spec: orchestrator_pb2.RunSpec | None = None, holder: str = "driver", nonce: str = "") -> str:
         """Submit a run; returns the lease."""
         spec = spec or run_spec()
-        self.tell(events.RunSubmitted(spec, holder, f"lease-{self.now}-{holder}"))
+        self.tell(events.RunSubmitted(spec, holder, f"lease-{self.now}-{holder}-{nonce}", nonce))
         return self.core.run(spec.id).lease.id
 
     def status(self, run: str = "r") -> orchestrator_pb2.RunStatus:

@@ -28,6 +28,29 @@ def test_submit_again_changes_nothing_for_the_same_holder(world: World) -> None:
     assert world.queue == []
 
 
+def test_a_submit_that_comes_again_after_the_end_begins_nothing(world: World) -> None:
+    lease = world.submit(nonce="life 1")
+    world.tell(events.RunFinished("r", lease))
+    world.settle()
+    assert world.submit(nonce="life 1") == lease
+    assert (world.status().state, world.queue) == (FINISHED, [])
+    assert world.submit(nonce="life 2") != lease
+    world.settle()
+    assert world.status().state == RUNNING
+
+
+def test_a_driver_that_came_back_fences_its_earlier_life(world: World) -> None:
+    first = world.submit(nonce="life 1")
+    world.now += 1
+    second = world.submit(nonce="life 2")
+    with pytest.raises(LeaseLost):
+        world.checkpoint(first, 0)
+    with pytest.raises(LeaseLost):
+        world.submit(nonce="life 1")
+    assert world.core.run("r").lease.id == second
+    assert world.status().generation == 1
+
+
 def test_another_spec_is_a_conflict(world: World) -> None:
     with pytest.raises(Conflict):
         world.submit(run_spec(memory=(10, 10, 11)))

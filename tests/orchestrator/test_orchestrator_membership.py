@@ -100,6 +100,18 @@ def test_lease_passes_on_only_when_it_expired() -> None:
         lease.check("first")
 
 
+def test_a_holder_that_came_back_fences_its_earlier_life_at_once() -> None:
+    lease = Lease("a", "first", 10.0, "life 1")
+    lease.take("a", "again", 1.0, 10.0, "life 1")
+    assert lease.id == "first"
+    lease.take("a", "second", 2.0, 10.0, "life 2")
+    assert lease.id == "second"
+    for late in (3.0, 99.0):
+        with pytest.raises(LeaseLost):
+            lease.take("a", "third", late, 10.0, "life 1")
+    lease.check("second")
+
+
 def test_patience_ends_only_without_progress() -> None:
     patience = Patience(max_losses=2, retry_s=0.1, retry_cap_s=1.0, avoid_s=5.0)
     assert [patience.lost("a"), patience.lost("a"), patience.lost("b"), patience.lost("a")] == [0, 0, 0, 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from orchestrator_world import FAILED, RECOVERING, RUNNING, World
 
@@ -113,6 +115,21 @@ def test_a_node_that_came_back_can_be_probed_again(world: World) -> None:
     vnode = next(name for name in ("v0", "v1", "v2") if world.where(name) is node)
     world.report(vnode, "PEER_UNAVAILABLE")
     assert [type(action) for action in world.queue] == [Probe]
+
+
+def test_a_register_that_comes_twice_costs_nothing(world: World) -> None:
+    """Another process is another life, and has nothing of what the earlier one had."""
+    node = world.where("v1")
+    register = events.NodeRegistered(node.uuid, node.address, node.capabilities, "boot 1")
+    world.tell(register)
+    world.settle()
+    generation, member = world.status().generation, world.core.membership.find(node.uuid)
+    world.tell(register)
+    assert world.core.membership.find(node.uuid) is member
+    assert world.queue == []
+    world.tell(replace(register, boot="boot 2"))
+    world.settle()
+    assert world.status().generation == generation + 1
 
 
 def test_stale_and_foreign_reports_are_ignored(world: World) -> None:

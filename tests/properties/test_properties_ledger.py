@@ -19,6 +19,7 @@ from pnode.errors import BadRequest, Busy, Conflict, StepMismatch
 from pnode.vnode.ledger import MAX_MICROBATCHES, Answer, Join, Ledger, New, Replay, StepKey
 
 DIGESTS = (b"one", b"two")
+ROOM = 10  # bytes of all replies together
 AHEAD = st.sampled_from([0, 0, 0, 0, -2, -1, 1])
 
 
@@ -30,27 +31,33 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(window=st.integers(1, 4))
     def begin(self, window: int) -> None:
         self.window = window
-        self.ledger = Ledger(window)
+        self.ledger = Ledger(window, max_reply_bytes=ROOM)
         self._forget(0)
         self.generation = 0
 
     def _forget(self, version: int) -> None:
         self.version = version
-        self.in_order: list[tuple[StepKey, object]] = []  # every completion, of New and of Replay
+        self.in_order: list[tuple[StepKey, object, int]] = []  # every completion, of New and of Replay
+        self.applied: list[tuple[int, int]] = []  # after how many completions, and the step
         self.digests: dict[StepKey, bytes] = {}  # of what is running or in
         self.under_way: dict[StepKey, str] = {}
         self.accumulated: list[StepKey] = []  # each one once, or exactly-once is broken
 
     def _kept(self, step: int) -> dict[StepKey, object]:
-        """The newest `window` replies of a step; an answer given again is as new as the first."""
-        latest: dict[StepKey, object] = {}
-        for key, reply in self.in_order:
-            if key.step == step:
-                latest.pop(key, None)
-                latest[key] = reply
-                for old in list(latest)[: -self.window]:
-                    del latest[old]
-        return latest
+        """The newest `window` replies of a step, in so much room; an answer given again is as new as the first."""
+        kept: dict[StepKey, tuple[object, int]] = {}
+        applied = list(self.applied)
+        for number, (key, reply, size) in enumerate([*self.in_order, (StepKey(-1, 0), None, 0)]):
+            while applied and applied[0][0] <= number:
+                kept = {each: value for each, value in kept.items() if each.step == applied[0][1]}
+                applied.pop(0)
+            kept.pop(key, None)
+            kept[key] = (reply, size)
+            for old in [each for each in kept if each.step == key.step][: -self.window]:
+                del kept[old]
+            while sum(each[1] for each in kept.values()) > ROOM:
+                del kept[next(iter(kept))]
+        return {key: reply for key, (reply, _) in kept.items() if key.step == step}
 
     def _num_in(self) -> int:
         return sum(key.step == self.version for key in self.accumulated)
@@ -105,25 +112,25 @@ class LedgerMachine(RuleBasedStateMachine):
         self.digests[key] = digest
         return multiple(key)
 
-    @rule(key=running, reply=st.integers())
-    def complete(self, key: StepKey, reply: object) -> None:
+    @rule(key=running, reply=st.integers(), size=st.integers(0, ROOM + 1))
+    def complete(self, key: StepKey, reply: object, size: int = 1) -> None:
         """In turn it counts; out of turn it is refused; what was dropped meanwhile is ignored."""
         if key not in self.under_way:
-            self.ledger.complete(key, reply)
+            self.ledger.complete(key, reply, size)
             return
         if key.microbatch > self._num_in():
             assert not self.ledger.is_turn(key)
             try:
-                self.ledger.complete(key, reply)
+                self.ledger.complete(key, reply, size)
             except StepMismatch:
                 return
             raise AssertionError("a microbatch out of its turn was taken")
         assert self.ledger.is_turn(key)
-        self.ledger.complete(key, reply)
+        self.ledger.complete(key, reply, size)
         if self.under_way.pop(key) == "new":
             assert key not in self.accumulated
             self.accumulated.append(key)
-        self.in_order.append((key, reply))
+        self.in_order.append((key, reply, size))
 
     @rule(key=running)
     def abandon(self, key: StepKey) -> None:
@@ -144,7 +151,15 @@ class LedgerMachine(RuleBasedStateMachine):
             if key not in self.accumulated:
                 del self.digests[key]
         self.under_way = {}
+        self.applied.append((len(self.in_order), self.version))
+        num = self._num_in()
         self.version += 1
+        self.ledger.check_apply(self.version - 1, num)
+        try:
+            self.ledger.check_apply(self.version - 1, num + 1)
+        except Conflict:
+            return
+        raise AssertionError("an Apply with other microbatches was taken for a retry")
 
     @precondition(lambda self: self.version > 0)
     @rule(back=st.integers(0, 2))

@@ -68,6 +68,19 @@ def test_an_evicted_reply_is_replayed_one_at_a_time() -> None:
     assert ledger.admit(StepKey(0, 0), b"0") == Answer("again")
 
 
+def test_replies_are_bounded_in_bytes_too() -> None:
+    """What weighs too much is dropped, the oldest first, and computed again when it is asked for."""
+    ledger = Ledger(window=4, max_reply_bytes=10)
+    for microbatch, num_bytes in enumerate((4, 4, 4, 11)):
+        ledger.admit(StepKey(0, microbatch), b"%d" % microbatch)
+        ledger.complete(StepKey(0, microbatch), microbatch, num_bytes)
+        if microbatch == 2:
+            assert ledger.admit(StepKey(0, 1), b"1") == Answer(1)
+            assert isinstance(ledger.admit(StepKey(0, 0), b"0"), Replay)
+            ledger.abandon(StepKey(0, 0))
+    assert isinstance(ledger.admit(StepKey(0, 3), b"3"), Replay)
+
+
 def test_the_step_just_applied_is_still_answered_and_no_older_one() -> None:
     ledger = Ledger(window=2)
     train(ledger, 0, 0)
