@@ -106,9 +106,10 @@ def deadlines(zygote: ZygoteProcess, num: int) -> Iterator[Row]:
     late = []
     for _ in range(num):
         wall_s = 0.8
-        worker = zygote.fork(linear(1024, layers_=24, rows=2048, memory_bytes=1024 * MIB, wall_s=wall_s))
-        content = zeros(2048, 1024)
-        # Copying the content in, 8 MiB of it, is counted as late, too.
+        # Few layers, which are made in no time, and many rows: seconds of work on any processor of today.
+        worker = zygote.fork(linear(1024, layers_=16, rows=8192, memory_bytes=1024 * MIB, wall_s=wall_s))
+        content = zeros(8192, 1024)
+        # Copying the content in, 32 MiB of it, is counted as late, too.
         started = time.perf_counter()
         with suppress(PNodeError):
             worker.call("forward", {}, [content], deadline_s=None)

@@ -32,6 +32,8 @@ _PASSED = (
     "LD_LIBRARY_PATH",
     "PYTHONPATH",
     "TMPDIR",
+    # Of the C library: from which size on memory comes from the system piece by piece, and goes back there.
+    "MALLOC_MMAP_THRESHOLD_",
     "XDG_CACHE_HOME",
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
