@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -118,15 +118,15 @@ def _run(arguments: Arguments) -> int:
     # A crash in compiled code must not end without a word.
     faulthandler.enable()
     logging.getLogger(__name__).debug("settings: %s", settings)
-    return _role(settings)
+    return _role(settings, lambda: load(arguments.overrides, arguments.file))
 
 
-def _role(settings: Settings) -> int:
+def _role(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Start the role. Each imports only what it needs: a node's front never sees torch."""
     from pnode import roles  # noqa: PLC0415
 
-    start = {
-        "node": roles.node,
+    start: dict[str, Callable[[Settings], int]] = {
+        "node": lambda settings: roles.node(settings, reread),
         "orchestrator": roles.orchestrator,
         "devnet": roles.devnet,
         "selftest": roles.selftest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pnode.storage.blob import BlobStore
 
 
-def node(settings: Settings) -> int:
-    """role=node: serve until SIGTERM."""
+def node(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """role=node: serve until SIGTERM. `reread`: the configuration as it stands by then, for SIGHUP."""
     checked = node_settings(settings)
     from pnode.node.main import run_node  # noqa: PLC0415 - after everything that can be wrong was checked
 
     with opened_store(settings) as store:
-        return run_node(checked, store)
+        return run_node(checked, store, lambda: node_settings(reread()))
 
 
 def orchestrator(settings: Settings) -> int:
@@ -66,6 +66,7 @@ def selftest(settings: Settings) -> int:
 
 def node_settings(settings: Settings) -> NodeSettings:
     """What a node is told. Raises ConfigError for what no node can start with."""
+    from pnode.node.pressure import Thresholds  # noqa: PLC0415
     from pnode.node.settings import NodeSettings  # noqa: PLC0415
 
     address = settings.orchestrator.address
@@ -84,6 +85,7 @@ def node_settings(settings: Settings) -> NodeSettings:
         num_threads=settings.node.num_threads,
         max_vnodes=settings.limits.max_vnodes,
         vnode_memory_bytes=settings.limits.memory,
+        pressure=Thresholds(**settings.pressure.model_dump()),
         max_message_bytes=settings.limits.message,
         max_queue=settings.limits.queue,
         max_queue_per_client=settings.limits.queue_per_client,

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from pnode.config.units import Bytes, Flag, Number, OptionalText, Port, Seconds, Text, Whole, nothing_as_none, whole
+from pnode.config.units import (
+    Bytes,
+    Flag,
+    Number,
+    OptionalText,
+    Percent,
+    Port,
+    Seconds,
+    Text,
+    Whole,
+    nothing_as_none,
+    whole,
+)
 
 Role = Literal["node", "orchestrator", "devnet", "selftest"]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
@@ -52,6 +64,27 @@ class LimitsSection(Section):
     queue: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="calls that may wait for one VNode")
     queue_per_client: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="of these, from one client")
     disk_free: Bytes = Field(description="space that checkpoints leave free on the disk of a file:// store")
+
+
+class PressureSection(Section):
+    """When memory counts as short: a node then refuses new work, drains, and at last ends its newest VNode."""
+
+    stalled: Percent = Field(description="per cent of ten seconds in which programs wait for memory: refuse new work")
+    badly_stalled: Percent = Field(description="the same, at which no step waits for the one before it")
+    free: Percent = Field(description="per cent of memory, of the machine or its cgroup: with less, refuse new work")
+    badly_free: Percent = Field(description="the same, below which no step waits for the one before it")
+    patience_s: Seconds = Field(description="how long a step may take to help before the next one")
+    peace_s: Seconds = Field(description="how long there must be memory until new work is taken again")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PressureSection:
+        for name, lower, upper in (
+            ("stalled", self.stalled, self.badly_stalled),
+            ("free", self.badly_free, self.free),
+        ):
+            if lower > upper:
+                raise ValueError(f"badly_{name} is reached before {name}: the worse of the two must come later")
+        return self
 
 
 class SandboxSection(Section):
@@ -200,6 +233,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
     node: NodeSection
     limits: LimitsSection
+    pressure: PressureSection
     sandbox: SandboxSection
     rpc: RpcSection
     orchestrator: OrchestratorSection

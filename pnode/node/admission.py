@@ -15,11 +15,11 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Guests:
-    """Who is here already. reserved: promised to all of them; taken: of that, to those that have a worker."""
+    """Who is here already. reserved: promised to all of them; used: what their workers have taken of it by now."""
 
     num: int
     reserved_bytes: int
-    taken_bytes: int
+    used_bytes: int
 
 
 def admit(spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnodes: int) -> None:
@@ -33,7 +33,7 @@ def admit(spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnode
         # It would be loaded, trained for a while, and then be ended for a breach.
         why = f"{need} is under the {peak} that a full window of {spec.limits.max_rows} rows is estimated to take"
         raise SpecError("limits.memory_bytes", why)
-    free = budget.granted_bytes(guests.taken_bytes) - guests.reserved_bytes
+    free = budget.granted_bytes(guests.used_bytes) - guests.reserved_bytes
     if need > free:
         raise Busy(f"needs {need} bytes of memory, {max(0, free)} are free", retry_after_s=_RETRY_AFTER_S)
     if guests.num >= max_vnodes:

@@ -19,13 +19,13 @@ _MAX_REMEMBERED = 4096
 
 
 class Allocations:
-    """The VNodes allocated here, by (run, id). Thread-safe."""
+    """The VNodes allocated here, by (run, id). Thread-safe; `max_vnodes` may be set at any time."""
 
     def __init__(
         self, make: Callable[[node_pb2.AllocateRequest], HostedVNode], *, max_vnodes: int, budget: Budget
     ) -> None:
         self._make = make
-        self._max_vnodes = max_vnodes
+        self.max_vnodes = max_vnodes
         self._budget = budget
         self._lock = threading.Lock()
         self._vnodes: dict[Key, HostedVNode] = {}
@@ -53,6 +53,17 @@ class Allocations:
         """Memory promised to the VNodes that are here."""
         return _limits_bytes(self.every())
 
+    @property
+    def granted_bytes(self) -> int:
+        """Memory that may be promised in all as of now, to those that are here and to others."""
+        return self._budget.granted_bytes(_used_bytes(self.every()))
+
+    @property
+    def over_bytes(self) -> int:
+        """How much more than their owner grants by now was promised to those that have a worker."""
+        serving = [vnode for vnode in self.every() if vnode.state == vnode_pb2.VNODE_STATE_SERVING]
+        return max(0, _limits_bytes(serving) - self._budget.most_bytes())
+
     def allocate(self, request: node_pb2.AllocateRequest) -> None:
         """Take a VNode in, or renew one under a higher epoch. A retry of the same allocation changes nothing.
 
@@ -78,9 +89,8 @@ class Allocations:
 
     def _admit(self, request: node_pb2.AllocateRequest, old: HostedVNode | None) -> None:
         others = [vnode for vnode in self._vnodes.values() if vnode is not old]
-        taken = [vnode for vnode in others if vnode.state == vnode_pb2.VNODE_STATE_SERVING]
-        guests = Guests(len(others), _limits_bytes(others), _limits_bytes(taken))
-        admit(request.spec, guests, self._budget, max_vnodes=self._max_vnodes)
+        guests = Guests(len(others), _limits_bytes(others), _used_bytes(others))
+        admit(request.spec, guests, self._budget, max_vnodes=self.max_vnodes)
 
     def release(self, fence: vnode_pb2.Fence) -> bool:
         """Let a VNode go. False where it was not here, or only under a newer epoch."""
@@ -107,6 +117,10 @@ class Allocations:
 
 def _limits_bytes(vnodes: Sequence[HostedVNode]) -> int:
     return sum(vnode.spec.limits.memory_bytes for vnode in vnodes)
+
+
+def _used_bytes(vnodes: Sequence[HostedVNode]) -> int:
+    return sum(min(vnode.used_bytes, vnode.spec.limits.memory_bytes) for vnode in vnodes)
 
 
 def _is_newer(old: HostedVNode, request: node_pb2.AllocateRequest) -> bool:

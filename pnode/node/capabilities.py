@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from pnode.node.budget import machine_bytes
+from pnode.node.budget import free_bytes, machine_bytes
 from pnode.v1 import node_pb2
 
 # The instruction sets that kernels look for; cpuinfo lists a hundred more that say nothing about speed here.
@@ -61,12 +61,13 @@ def refusals(probed: Mapping[str, Any]) -> dict[str, str]:
     return {SAMEBITS: f"the self-test of {SAMEBITS} does not give the golden digests: {differing}"}
 
 
-def load(*, num_vnodes: int, vnode_memory_bytes: int, calls_in_flight: int) -> node_pb2.Load:
+def load(*, num_vnodes: int, vnode_memory_bytes: int, granted_memory_bytes: int, calls_in_flight: int) -> node_pb2.Load:
     """How busy the machine is now."""
     return node_pb2.Load(
         num_vnodes=num_vnodes,
         vnode_memory_bytes=vnode_memory_bytes,
         cpu_percent=psutil.cpu_percent(interval=None),
-        available_memory_bytes=int(psutil.virtual_memory().available),
+        available_memory_bytes=free_bytes(),
+        granted_memory_bytes=granted_memory_bytes,
         calls_in_flight=calls_in_flight,
     )

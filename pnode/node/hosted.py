@@ -34,6 +34,9 @@ class Reply(Protocol):
 class Worker(Protocol):
     """The part of the sandbox's WorkerProcess that a hosted VNode uses."""
 
+    @property
+    def used_bytes(self) -> int: ...
+
     def call(
         self, command: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
     ) -> Reply: ...
@@ -87,6 +90,12 @@ class HostedVNode:
         if self._lost is not None:
             return vnode_pb2.VNODE_STATE_LOST
         return vnode_pb2.VNODE_STATE_ALLOCATED if self._worker is None else vnode_pb2.VNODE_STATE_SERVING
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that its worker has taken by now."""
+        worker = self._worker
+        return 0 if worker is None else worker.used_bytes
 
     def describe(self, numerics_class: str) -> vnode_pb2.DescribeReply:
         """For drivers and operators: answered by the front alone, so it never waits for the worker."""

@@ -1,4 +1,4 @@
-"""Runs one PNode until SIGTERM: serve, then drain, checkpoint, unregister and exit 0."""
+"""Runs one PNode until SIGTERM: serve, then drain, checkpoint, unregister and exit 0. SIGHUP: new limits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pnode.node.node import Node
+from pnode.node.reload import reloading_on_hangup
 from pnode.node.settings import NodeSettings
 from pnode.sandbox import limits
 from pnode.storage.blob import BlobStore
@@ -19,17 +20,17 @@ from pnode.storage.blob import BlobStore
 log = logging.getLogger(__name__)
 
 
-def run_node(settings: NodeSettings, store: BlobStore) -> int:
+def run_node(settings: NodeSettings, store: BlobStore, reread: Callable[[], NodeSettings]) -> int:
     """Run one PNode in this process; returns its exit code.
 
     One JSON line on stdout tells whoever started it where it serves. SIGTERM and SIGINT ask for a drain; a second
-    one ends it at once. Raises ConfigError for what cannot be started.
+    one ends it at once. SIGHUP has the settings read again, by `reread`. Raises ConfigError for what cannot be started.
     """
     # A worker has some descriptors here, and a call has one: more than the thousand that shells give.
     limits.raise_num_files()
     node = Node(settings, store)
     try:
-        with _draining_on_signals(node):
+        with _draining_on_signals(node), reloading_on_hangup(node, settings, reread):
             node.start()
             announce("node", node.address, uuid=node.uuid)
             node.join()

@@ -17,7 +17,7 @@ from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode, Worker
 from pnode.node.identity import node_uuid
 from pnode.node.membership import Identity, Membership
-from pnode.node.pressure import Guard, Step
+from pnode.node.pressure import Guard, Reading, Step, read
 from pnode.node.reports import Reporter
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
@@ -67,7 +67,7 @@ class Node:
             raise
 
     def _wire(self, settings: NodeSettings, store: BlobStore) -> None:
-        budget = Budget(settings.vnode_memory_bytes)
+        self._budget = Budget(settings.vnode_memory_bytes)
         probed = self._zygote.probe()
         refusals = capabilities.refusals(probed)
         for why in refusals.values():
@@ -75,7 +75,7 @@ class Node:
         self.capabilities = capabilities.capabilities(
             probed,
             device=self._zygote.device,
-            vnode_memory_bytes=budget.most_bytes(),
+            vnode_memory_bytes=self._budget.most_bytes(),
             max_vnodes=settings.max_vnodes,
             layers=self._zygote.layers,
         )
@@ -85,7 +85,7 @@ class Node:
         self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._shelf = StateShelf(store)
-        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, budget=budget)
+        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, budget=self._budget)
         routes = Routes(
             local=self._local,
             orchestrator=self._orchestrator,
@@ -127,7 +127,7 @@ class Node:
             max_deadline_s=settings.max_deadline_s,
         )
         self.address = f"{settings.host}:{self._server.port}"
-        self._guard = Guard(self._relieve)
+        self._guard = Guard(self._relieve, limits=settings.pressure, look=self._look)
         self._membership = Membership(
             Identity(self.uuid, self.address, self.capabilities),
             self,
@@ -189,6 +189,7 @@ class Node:
         return capabilities.load(
             num_vnodes=len(vnodes),
             vnode_memory_bytes=self._allocations.reserved_bytes,
+            granted_memory_bytes=self._allocations.granted_bytes,
             calls_in_flight=self._gate.inside,
         )
 
@@ -229,6 +230,15 @@ class Node:
             orchestrator_reachable=self._membership.registered.is_set() and self._membership.last_error is None,
             counters=self.counters.read(),
         )
+
+    def obey(self, settings: NodeSettings) -> None:
+        """Other limits from now on, of those that can change while VNodes are at work."""
+        self._budget.configured_bytes = settings.vnode_memory_bytes
+        self._allocations.max_vnodes = settings.max_vnodes
+        self._guard.judge_by(settings.pressure)
+
+    def _look(self) -> Reading:
+        return read(over_bytes=self._allocations.over_bytes)
 
     def _relieve(self, step: Step, why: str) -> None:
         """Memory is short on this machine, or is there again."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pnode.node.pressure import Thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,7 @@ class NodeSettings:
     num_threads: int = 1
     max_vnodes: int = 16
     vnode_memory_bytes: int | None = None
+    pressure: Thresholds = field(default_factory=Thresholds)
     max_message_bytes: int = 64 << 20
     max_queue: int = 64
     max_queue_per_client: int = 16

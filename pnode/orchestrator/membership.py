@@ -32,6 +32,12 @@ class Member:
         """Whether it is on its way out and must be given nothing new."""
         return self.draining_since_s is not None
 
+    @property
+    def memory_bytes(self) -> int:
+        """Granted to all VNodes on it: as of its last heartbeat, for owners need their memory for other things, too."""
+        told = self.load.HasField("granted_memory_bytes")
+        return self.load.granted_memory_bytes if told else self.capabilities.vnode_memory_bytes
+
     def drain(self, now: float) -> None:
         """Remember that it leaves, and since when."""
         if self.draining_since_s is None:

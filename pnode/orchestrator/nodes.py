@@ -230,7 +230,7 @@ class Nodes:
         return Seat(
             node_uuid=member.uuid,
             numerics_classes=frozenset(member.capabilities.numerics_classes),
-            memory_bytes=member.capabilities.vnode_memory_bytes,
+            memory_bytes=member.memory_bytes,
             max_vnodes=member.capabilities.max_vnodes,
             granted_bytes=sum(location.memory_bytes for location in held),
             num_vnodes=len(held),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pnode.errors import BadRequest, DeadlineExceeded, WorkerLost
-from pnode.sandbox import faults, frames, shared
+from pnode.sandbox import faults, frames, shared, usage
 from pnode.sandbox.child import Child
 from pnode.sandbox.clocks import Allowance
 from pnode.sandbox.limits import WorkerLimits
@@ -45,6 +45,7 @@ class WorkerProcess:
     def __init__(self, spec: spec_pb2.VNodeSpec, limits: WorkerLimits) -> None:
         self.vnode = spec.id
         self.child = Child(limits, self._ended)
+        self.image_bytes = 0
         self._wall_s = float(spec.limits.wall_s)
         self._on_exit: Callable[[WorkerProcess, Verdict], None] | None = None
         self._reporting = threading.Lock()
@@ -75,6 +76,11 @@ class WorkerProcess:
     def exit_reason(self) -> Verdict | None:
         """Why it ended, or None while it lives."""
         return self.child.verdict
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that it has taken by now, beyond the zygote's `image_bytes`."""
+        return usage.own_bytes(self.child.pid, self.image_bytes) if self.alive and self.child.pid else 0
 
     # Commands
 

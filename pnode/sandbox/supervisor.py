@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from pnode.errors import ConfigError, DeadlineExceeded, Unavailable
-from pnode.sandbox import layers, probing
+from pnode.sandbox import layers, probing, usage
 from pnode.sandbox import limits as worker_limits
 from pnode.sandbox.frames import Frame, FrameError, integer, number, text
 from pnode.sandbox.incarnation import Incarnation
@@ -138,6 +138,7 @@ class ZygoteProcess:
             incarnation.request(worker.child, "fork", worker.fds)
             worker.child.wait_attached(max(0.0, deadline_s - (time.monotonic() - started)))
             worker.handed_over()
+            worker.image_bytes = usage.anonymous_bytes(incarnation.pid)
             raw = spec.SerializeToString(deterministic=True)
             worker.call("create", {}, [TensorBytes("spec", DTYPE_U8, (len(raw),), raw)], deadline_s=None)
             worker.report_end_to(on_exit)

@@ -26,7 +26,7 @@ from pnode.v1 import spec_pb2 as pnode_dot_v1_dot_spec__pb2
 from pnode.v1 import vnode_pb2 as pnode_dot_v1_dot_vnode__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pnode/v1/node.proto\x12\x08pnode.v1\x1a\x13pnode/v1/spec.proto\x1a\x14pnode/v1/vnode.proto\"E\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12\x63ompute_capability\x18\x03 \x01(\t\"\xf3\x02\n\x0c\x43\x61pabilities\x12\x11\n\tnum_cores\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x18\n\x10instruction_sets\x18\x04 \x03(\t\x12\x1b\n\x04gpus\x18\x05 \x03(\x0b\x32\r.pnode.v1.Gpu\x12\x36\n\x08versions\x18\x06 \x03(\x0b\x32$.pnode.v1.Capabilities.VersionsEntry\x12\x18\n\x10numerics_classes\x18\x07 \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x1a\n\x12vnode_memory_bytes\x18\t \x01(\x04\x12\x12\n\nmax_vnodes\x18\n \x01(\r\x12\x17\n\x0fsamebits_digest\x18\x0b \x01(\t\x12\x16\n\x0esandbox_layers\x18\x0c \x03(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x04Load\x12\x12\n\nnum_vnodes\x18\x01 \x01(\r\x12\x1a\n\x12vnode_memory_bytes\x18\x02 \x01(\x04\x12\x13\n\x0b\x63pu_percent\x18\x03 \x01(\x01\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x05 \x01(\r\"c\n\x0bHostedVNode\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.pnode.v1.VNodeState\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\x9e\x01\n\x0f\x41llocateRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.pnode.v1.VNodeSpec\x12\x1e\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12%\n\x06record\x18\x03 \x01(\x0b\x32\x15.pnode.v1.StateRecord\x12!\n\x08upstream\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\"\x0f\n\rAllocateReply\"0\n\x0eReleaseRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\" \n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x08\"\x1e\n\x0c\x44rainRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x0c\n\nDrainReply\"\x10\n\x0eInspectRequest\"\xc0\x02\n\x0cInspectReply\x12\x11\n\tnode_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12,\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x16.pnode.v1.Capabilities\x12\x1c\n\x04load\x18\x04 \x01(\x0b\x32\x0e.pnode.v1.Load\x12%\n\x06vnodes\x18\x05 \x03(\x0b\x32\x15.pnode.v1.HostedVNode\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x1e\n\x16orchestrator_reachable\x18\x07 \x01(\x08\x12\x36\n\x08\x63ounters\x18( \x03(\x0b\x32$.pnode.v1.InspectReply.CountersEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xf8\x01\n\x05PNode\x12>\n\x08\x41llocate\x12\x19.pnode.v1.AllocateRequest\x1a\x17.pnode.v1.AllocateReply\x12;\n\x07Release\x12\x18.pnode.v1.ReleaseRequest\x1a\x16.pnode.v1.ReleaseReply\x12\x35\n\x05\x44rain\x12\x16.pnode.v1.DrainRequest\x1a\x14.pnode.v1.DrainReply\x12;\n\x07Inspect\x12\x18.pnode.v1.InspectRequest\x1a\x16.pnode.v1.InspectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pnode/v1/node.proto\x12\x08pnode.v1\x1a\x13pnode/v1/spec.proto\x1a\x14pnode/v1/vnode.proto\"E\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12\x63ompute_capability\x18\x03 \x01(\t\"\xf3\x02\n\x0c\x43\x61pabilities\x12\x11\n\tnum_cores\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x18\n\x10instruction_sets\x18\x04 \x03(\t\x12\x1b\n\x04gpus\x18\x05 \x03(\x0b\x32\r.pnode.v1.Gpu\x12\x36\n\x08versions\x18\x06 \x03(\x0b\x32$.pnode.v1.Capabilities.VersionsEntry\x12\x18\n\x10numerics_classes\x18\x07 \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x1a\n\x12vnode_memory_bytes\x18\t \x01(\x04\x12\x12\n\nmax_vnodes\x18\n \x01(\r\x12\x17\n\x0fsamebits_digest\x18\x0b \x01(\t\x12\x16\n\x0esandbox_layers\x18\x0c \x03(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc0\x01\n\x04Load\x12\x12\n\nnum_vnodes\x18\x01 \x01(\r\x12\x1a\n\x12vnode_memory_bytes\x18\x02 \x01(\x04\x12\x13\n\x0b\x63pu_percent\x18\x03 \x01(\x01\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x05 \x01(\r\x12!\n\x14granted_memory_bytes\x18< \x01(\x04H\x00\x88\x01\x01\x42\x17\n\x15_granted_memory_bytes\"c\n\x0bHostedVNode\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.pnode.v1.VNodeState\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\x9e\x01\n\x0f\x41llocateRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.pnode.v1.VNodeSpec\x12\x1e\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12%\n\x06record\x18\x03 \x01(\x0b\x32\x15.pnode.v1.StateRecord\x12!\n\x08upstream\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\"\x0f\n\rAllocateReply\"0\n\x0eReleaseRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\" \n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x08\"\x1e\n\x0c\x44rainRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x0c\n\nDrainReply\"\x10\n\x0eInspectRequest\"\xc0\x02\n\x0cInspectReply\x12\x11\n\tnode_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12,\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x16.pnode.v1.Capabilities\x12\x1c\n\x04load\x18\x04 \x01(\x0b\x32\x0e.pnode.v1.Load\x12%\n\x06vnodes\x18\x05 \x03(\x0b\x32\x15.pnode.v1.HostedVNode\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x1e\n\x16orchestrator_reachable\x18\x07 \x01(\x08\x12\x36\n\x08\x63ounters\x18( \x03(\x0b\x32$.pnode.v1.InspectReply.CountersEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xf8\x01\n\x05PNode\x12>\n\x08\x41llocate\x12\x19.pnode.v1.AllocateRequest\x1a\x17.pnode.v1.AllocateReply\x12;\n\x07Release\x12\x18.pnode.v1.ReleaseRequest\x1a\x16.pnode.v1.ReleaseReply\x12\x35\n\x05\x44rain\x12\x16.pnode.v1.DrainRequest\x1a\x14.pnode.v1.DrainReply\x12;\n\x07Inspect\x12\x18.pnode.v1.InspectRequest\x1a\x16.pnode.v1.InspectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,27 +44,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPABILITIES_VERSIONSENTRY']._serialized_start=472
   _globals['_CAPABILITIES_VERSIONSENTRY']._serialized_end=519
   _globals['_LOAD']._serialized_start=522
-  _globals['_LOAD']._serialized_end=654
-  _globals['_HOSTEDVNODE']._serialized_start=656
-  _globals['_HOSTEDVNODE']._serialized_end=755
-  _globals['_ALLOCATEREQUEST']._serialized_start=758
-  _globals['_ALLOCATEREQUEST']._serialized_end=916
-  _globals['_ALLOCATEREPLY']._serialized_start=918
-  _globals['_ALLOCATEREPLY']._serialized_end=933
-  _globals['_RELEASEREQUEST']._serialized_start=935
-  _globals['_RELEASEREQUEST']._serialized_end=983
-  _globals['_RELEASEREPLY']._serialized_start=985
-  _globals['_RELEASEREPLY']._serialized_end=1017
-  _globals['_DRAINREQUEST']._serialized_start=1019
-  _globals['_DRAINREQUEST']._serialized_end=1049
-  _globals['_DRAINREPLY']._serialized_start=1051
-  _globals['_DRAINREPLY']._serialized_end=1063
-  _globals['_INSPECTREQUEST']._serialized_start=1065
-  _globals['_INSPECTREQUEST']._serialized_end=1081
-  _globals['_INSPECTREPLY']._serialized_start=1084
-  _globals['_INSPECTREPLY']._serialized_end=1404
-  _globals['_INSPECTREPLY_COUNTERSENTRY']._serialized_start=1357
-  _globals['_INSPECTREPLY_COUNTERSENTRY']._serialized_end=1404
-  _globals['_PNODE']._serialized_start=1407
-  _globals['_PNODE']._serialized_end=1655
+  _globals['_LOAD']._serialized_end=714
+  _globals['_HOSTEDVNODE']._serialized_start=716
+  _globals['_HOSTEDVNODE']._serialized_end=815
+  _globals['_ALLOCATEREQUEST']._serialized_start=818
+  _globals['_ALLOCATEREQUEST']._serialized_end=976
+  _globals['_ALLOCATEREPLY']._serialized_start=978
+  _globals['_ALLOCATEREPLY']._serialized_end=993
+  _globals['_RELEASEREQUEST']._serialized_start=995
+  _globals['_RELEASEREQUEST']._serialized_end=1043
+  _globals['_RELEASEREPLY']._serialized_start=1045
+  _globals['_RELEASEREPLY']._serialized_end=1077
+  _globals['_DRAINREQUEST']._serialized_start=1079
+  _globals['_DRAINREQUEST']._serialized_end=1109
+  _globals['_DRAINREPLY']._serialized_start=1111
+  _globals['_DRAINREPLY']._serialized_end=1123
+  _globals['_INSPECTREQUEST']._serialized_start=1125
+  _globals['_INSPECTREQUEST']._serialized_end=1141
+  _globals['_INSPECTREPLY']._serialized_start=1144
+  _globals['_INSPECTREPLY']._serialized_end=1464
+  _globals['_INSPECTREPLY_COUNTERSENTRY']._serialized_start=1417
+  _globals['_INSPECTREPLY_COUNTERSENTRY']._serialized_end=1464
+  _globals['_PNODE']._serialized_start=1467
+  _globals['_PNODE']._serialized_end=1715
 # @@protoc_insertion_point(module_scope)

@@ -141,12 +141,15 @@ class Load(_message.Message):
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
     AVAILABLE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CALLS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    GRANTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     num_vnodes: _builtins.int
     vnode_memory_bytes: _builtins.int
     """reserved by the hosted VNodes' limits"""
     cpu_percent: _builtins.float
     available_memory_bytes: _builtins.int
     calls_in_flight: _builtins.int
+    granted_memory_bytes: _builtins.int
+    """may be promised to all VNodes together as of now"""
     def __init__(
         self,
         *,
@@ -155,12 +158,15 @@ class Load(_message.Message):
         cpu_percent: _builtins.float = ...,
         available_memory_bytes: _builtins.int = ...,
         calls_in_flight: _builtins.int = ...,
+        granted_memory_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_granted_memory_bytes", b"_granted_memory_bytes", "granted_memory_bytes", b"granted_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_memory_bytes", b"available_memory_bytes", "calls_in_flight", b"calls_in_flight", "cpu_percent", b"cpu_percent", "num_vnodes", b"num_vnodes", "vnode_memory_bytes", b"vnode_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_granted_memory_bytes", b"_granted_memory_bytes", "available_memory_bytes", b"available_memory_bytes", "calls_in_flight", b"calls_in_flight", "cpu_percent", b"cpu_percent", "granted_memory_bytes", b"granted_memory_bytes", "num_vnodes", b"num_vnodes", "vnode_memory_bytes", b"vnode_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__granted_memory_bytes: _TypeAlias = _typing.Literal["granted_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__granted_memory_bytes: _TypeAlias = _typing.Literal["_granted_memory_bytes", b"_granted_memory_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__granted_memory_bytes) -> _WhichOneofReturnType__granted_memory_bytes | None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
 

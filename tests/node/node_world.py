@@ -89,6 +89,8 @@ class InProcessWorker:
         raw = spec.SerializeToString()
         self.call("create", {}, [TensorBytes("spec", tensor_pb2.DTYPE_U8, (len(raw),), raw)], deadline_s=None)
 
+    used_bytes = 0
+
     def call(
         self, command: str, fields: Mapping[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
     ) -> Reply:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
 import pytest
 from node_world import specs
@@ -21,35 +19,6 @@ def of(configured: int | None, machine: int = 16 * GIB, free: int = 16 * GIB) ->
     return Budget(configured, machine=lambda: machine, free=lambda: free)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("max\n", None), ("1073741824\n", 1 << 30), ("garbage\n", None), ("", None)],
-)
-def test_the_limit_of_a_container(tmp_path: Path, text: str, expected: int | None) -> None:
-    (tmp_path / "memory.max").write_text(text)
-    assert budget.cgroup_bytes(tmp_path, tmp_path / "missing") == expected
-
-
-def test_the_lowest_limit_on_the_way_up_counts(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("0::/user/app\n")
-    folder = tmp_path / "cgroup" / "user" / "app"
-    folder.mkdir(parents=True)
-    (folder / "memory.max").write_text("max\n")
-    (folder.parent / "memory.max").write_text("2048\n")
-    (folder.parents[1] / "memory.max").write_text("4096\n")
-    assert budget.cgroup_bytes(tmp_path / "cgroup", membership) == 2048
-
-
-def test_version_1(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("9:name=systemd:/\n4:memory:/app\n1:cpu:/\n")
-    folder = tmp_path / "memory" / "app"
-    folder.mkdir(parents=True)
-    (folder / "memory.limit_in_bytes").write_text("5000\n")
-    assert budget.cgroup_bytes(tmp_path, membership) == 5000
-
-
 def test_this_machine() -> None:
     assert 0 < budget.machine_bytes() <= psutil.virtual_memory().total
     assert 0 < Budget(None).most_bytes() < budget.machine_bytes()
@@ -62,6 +31,24 @@ def test_the_least_of_all() -> None:
     assert of(GIB << 10).granted_bytes() <= 16 * GIB
     assert of(None, free=GIB).granted_bytes() < GIB
     assert of(None, free=GIB).granted_bytes(2 * GIB) - 2 * GIB == of(None, free=GIB).granted_bytes()
+
+
+def test_it_can_be_changed_while_it_is_in_use() -> None:
+    budget = of(8 * GIB)
+    budget.configured_bytes = 2 * GIB
+    assert budget.most_bytes() == budget.granted_bytes() == 2 * GIB
+
+
+def test_what_a_guest_was_promised_and_has_not_taken_yet_is_free_only_once() -> None:
+    """4 of 10 GiB are promised and nobody has touched them: another 4 fit, and not 6."""
+    admit(with_memory(4 * GIB), Guests(1, 4 * GIB, 0), of(None, 32 * GIB, free=10 * GIB), max_vnodes=2)
+    with pytest.raises(Busy):
+        admit(with_memory(6 * GIB), Guests(1, 4 * GIB, 0), of(None, 32 * GIB, free=10 * GIB), max_vnodes=2)
+
+
+def test_what_a_guest_has_taken_is_not_counted_against_it_again() -> None:
+    """4 of 10 GiB are promised and taken: 6 are free, and 5 of them can be given."""
+    admit(with_memory(5 * GIB), Guests(1, 4 * GIB, 4 * GIB), of(None, 32 * GIB, free=6 * GIB), max_vnodes=2)
 
 
 def with_memory(memory_bytes: int) -> spec_pb2.VNodeSpec:

@@ -74,6 +74,7 @@ class FakeNode:
     draining: bool = False
     incarnation: int = 0
     capabilities: node_pb2.Capabilities = field(default_factory=capabilities)
+    load: node_pb2.Load = field(default_factory=node_pb2.Load)
     vnodes: dict[tuple[str, str], FakeVNode] = field(default_factory=dict)
     refusals: dict[type, PNodeError] = field(default_factory=dict)
 

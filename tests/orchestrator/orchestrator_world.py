@@ -25,7 +25,7 @@ from pnode.orchestrator.actions import (
 )
 from pnode.orchestrator.core import Core
 from pnode.orchestrator.settings import OrchestratorSettings
-from pnode.v1 import node_pb2, orchestrator_pb2
+from pnode.v1 import orchestrator_pb2
 
 RUNNING = orchestrator_pb2.RUN_STATE_RUNNING
 PLACING = orchestrator_pb2.RUN_STATE_PLACING
@@ -142,7 +142,7 @@ class World:
         if not node.alive:
             return
         hosted = tuple(node.hosted())
-        self.tell(events.NodeBeat(node.uuid, node.incarnation, node_pb2.Load(), hosted, node.draining))
+        self.tell(events.NodeBeat(node.uuid, node.incarnation, node.load, hosted, node.draining))
         for directive in self.core.nodes.directives(node.uuid, node.incarnation, hosted):
             if directive.HasField("reregister"):
                 self.register(node)

@@ -37,6 +37,17 @@ def test_a_heartbeat_keeps_a_member(members: Membership) -> None:
     assert members.silent(170.1) == [member]
 
 
+def test_its_memory_is_that_of_its_last_heartbeat(members: Membership) -> None:
+    member = join(members)
+    registered = member.capabilities.vnode_memory_bytes
+    assert member.memory_bytes == registered > 0
+    for granted in (0, 5, 2 * registered):
+        members.heartbeat(A, member.incarnation, node_pb2.Load(granted_memory_bytes=granted), 1.0)
+        assert member.memory_bytes == granted
+    members.heartbeat(A, member.incarnation, LOAD, 2.0)
+    assert member.memory_bytes == registered, "an older node does not tell"
+
+
 @pytest.mark.parametrize("incarnation", [0, 2, 99])
 def test_another_incarnation_is_nobody(members: Membership, incarnation: int) -> None:
     join(members)

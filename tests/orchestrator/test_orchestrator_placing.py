@@ -11,7 +11,7 @@ from pnode.errors import (
 )
 from pnode.orchestrator.actions import Allocate
 from pnode.orchestrator.settings import OrchestratorSettings
-from pnode.v1 import vnode_pb2
+from pnode.v1 import node_pb2, vnode_pb2
 
 LOST = vnode_pb2.VNODE_STATE_LOST
 
@@ -50,6 +50,21 @@ def test_pins_and_min_nodes_hold_the_first_placement_back() -> None:
     assert homes[0] == homes[2] == uuid_of(2) != homes[1]
     world.where("v0").alive = False
     world.pass_time(91)
+    world.settle()
+    assert world.status().state == RUNNING
+
+
+def test_a_node_whose_owner_needs_the_memory_gets_nothing_and_later_something() -> None:
+    world = World()
+    node = world.join(1)
+    node.load = node_pb2.Load(granted_memory_bytes=5)
+    world.beat(node)
+    world.submit(run_spec(memory=(60,)))
+    world.settle()
+    assert world.status().state == PLACING
+    assert "no room for VNode 'v0': it needs 60 bytes" in world.status().message
+    node.load = node_pb2.Load(granted_memory_bytes=60)
+    world.pass_time(31)
     world.settle()
     assert world.status().state == RUNNING
 
