@@ -28,6 +28,7 @@ from pnode.sandbox import layers, limits
 from pnode.sandbox.supervisor import ZygoteProcess
 from pnode.storage.local import LocalStore
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.tensors import metas
@@ -189,7 +190,7 @@ def many(num: int, num_called: int, num_clients: int) -> Iterator[Row]:
         content = zeros(8, 100)
 
         def forward(fence: vnode_pb2.Fence) -> None:
-            request = vnode_pb2.ForwardRequest(fence=fence, inputs=metas([content]), payloads=[bytes(content.payload)])
+            request = Parcel(vnode_pb2.ForwardRequest(fence=fence, inputs=metas([content])), [content.payload])
             peer.forward(request, Deadline.after(60))
 
         for fence in fences:

@@ -14,6 +14,7 @@ from benchmarks.rpc.peer import ECHO, UNBOUNDED, peer
 from benchmarks.rpc.registry import group
 from benchmarks.rpc.turns import medians
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.tensors import metas
@@ -69,7 +70,7 @@ def _rows(
 ) -> Iterator[Row]:
     content = bytes(num_bytes)
     tensor = TensorBytes("x", tensor_pb2.DTYPE_F32, (num_bytes // ROW_BYTES, FEATURES), content)
-    request = vnode_pb2.ForwardRequest(fence=FENCE, inputs=metas([tensor]), payloads=[content])
+    request = Parcel(vnode_pb2.ForwardRequest(fence=FENCE, inputs=metas([tensor])), [content])
 
     def forward() -> None:
         (payload,) = vnode.forward(request, Deadline.after(60)).payloads

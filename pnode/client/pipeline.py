@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from pnode.client.batch import Batch
 from pnode.errors import Busy, PeerUnavailable, PNodeError, StaleFence
-from pnode.transport.api import VNodesApi
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, VNodesApi
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff, retry
-from pnode.transport.tensors import metas, unpack
+from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 from pnode.vnode.tensors import TensorBytes
 
@@ -90,7 +91,7 @@ class Pipeline:
 
     def _train_request(
         self, first: Place, step: int, microbatch: int, part: Batch, batch: Batch, num_microbatches: int
-    ) -> Callable[[Place, Deadline], vnode_pb2.TrainReply]:
+    ) -> Callable[[Place, Deadline], TrainReply]:
         request = vnode_pb2.TrainRequest(
             fence=first.fence,
             step=step,
@@ -100,9 +101,9 @@ class Pipeline:
             want_input_gradients=False,
             inputs=metas(part.inputs),
             targets=metas(part.targets),
-            payloads=[bytes(tensor.payload) for tensor in (*part.inputs, *part.targets)],
         )
-        return lambda place, deadline: place.vnode.train(request, deadline)
+        parcel = Parcel(request, payloads((*part.inputs, *part.targets)))
+        return lambda place, deadline: place.vnode.train(parcel, deadline)
 
     def apply(self, step: int, num_microbatches: int) -> float | None:
         """The optimizer step everywhere; returns the batch's mean loss. May be asked again."""
@@ -118,11 +119,9 @@ class Pipeline:
         """Inference through all VNodes, one after the other."""
         tensors: Sequence[TensorBytes] = rows.inputs
         for place in self._places:
-            request = vnode_pb2.ForwardRequest(
-                fence=place.fence, inputs=metas(tensors), payloads=[bytes(tensor.payload) for tensor in tensors]
-            )
-            reply = self._call(place, _forwarding(request))
-            tensors = unpack(reply.outputs, reply.payloads, max_bytes=self._max_message_bytes)
+            request = vnode_pb2.ForwardRequest(fence=place.fence, inputs=metas(tensors))
+            reply = self._call(place, _forwarding(Parcel(request, payloads(tensors))))
+            tensors = unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_message_bytes)
         return list(tensors)
 
     def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:
@@ -146,7 +145,7 @@ class Pipeline:
             raise
 
 
-def _forwarding(request: vnode_pb2.ForwardRequest) -> Callable[[Place, Deadline], vnode_pb2.ForwardReply]:
+def _forwarding(request: ForwardRequest) -> Callable[[Place, Deadline], ForwardReply]:
     return lambda place, deadline: place.vnode.forward(request, deadline)
 
 

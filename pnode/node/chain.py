@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence, WorkerLost
 from pnode.node.hosted import HostedVNode
 from pnode.node.routes import Route, Routes
+from pnode.transport.api import TrainReply, TrainRequest
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.digests import request_digest
 from pnode.transport.retry import Backoff
-from pnode.transport.tensors import metas, unpack
+from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import vnode_pb2
 from pnode.vnode.ledger import Answer, Join, StepKey
 from pnode.vnode.tensors import TensorBytes
@@ -46,11 +48,12 @@ class TrainChain:
         self._wait = wait
         self._on_peer_lost = on_peer_lost
 
-    def train(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+    def train(self, vnode: HostedVNode, parcel: TrainRequest, deadline: Deadline) -> TrainReply:
         """Answer one Train. A retry joins the call that runs, or is answered from the ledger."""
+        request = parcel.head
         key = StepKey(request.step, request.microbatch)
-        inputs, targets = self._tensors(request)
-        admission = self._admit(vnode, request, key, deadline)
+        inputs, targets = self._tensors(parcel)
+        admission = self._admit(vnode, request, key, request_digest(parcel), deadline)
         if isinstance(admission, Answer):
             return _again(admission.reply)
         try:
@@ -59,12 +62,14 @@ class TrainChain:
             self._abandon(vnode, request, key)
             raise
 
-    def _tensors(self, request: vnode_pb2.TrainRequest) -> tuple[Sequence[TensorBytes], Sequence[TensorBytes]]:
-        every = unpack([*request.inputs, *request.targets], request.payloads, max_bytes=self._max_message_bytes)
-        return every[: len(request.inputs)], every[len(request.inputs) :]
+    def _tensors(self, parcel: TrainRequest) -> tuple[Sequence[TensorBytes], Sequence[TensorBytes]]:
+        inputs, targets = parcel.head.inputs, parcel.head.targets
+        every = unpack([*inputs, *targets], parcel.payloads, max_bytes=self._max_message_bytes)
+        return every[: len(inputs)], every[len(inputs) :]
 
-    def _admit(self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey, deadline: Deadline) -> object:
-        digest = request_digest(request)
+    def _admit(
+        self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey, digest: bytes, deadline: Deadline
+    ) -> object:
         with vnode.changed:
             while True:
                 vnode.check(request.fence)
@@ -83,7 +88,7 @@ class TrainChain:
         inputs: Sequence[TensorBytes],
         targets: Sequence[TensorBytes],
         deadline: Deadline,
-    ) -> vnode_pb2.TrainReply:
+    ) -> TrainReply:
         owns_loss = not vnode.spec.downstream
         step = {"step": key.step, "microbatch": key.microbatch}
         begin = {**step, "batch_rows": request.batch_rows, "num_inputs": len(inputs)}
@@ -93,20 +98,20 @@ class TrainChain:
         loss_sum = 0.0
         if not owns_loss:
             below = self._downstream(vnode, request, begun.tensors, targets, deadline.passed_down())
-            loss_sum = below.loss_sum
-            gradients = unpack(below.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
+            loss_sum = below.head.loss_sum
+            gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
         self._await_turn(vnode, request, key, deadline)
         # Whoever has gone by now costs no backward; from here on it is carried through.
         deadline.check()
         with vnode.commanding(request.fence, deadline):
             finish = {**step, "want_input_gradients": request.want_input_gradients}
             finished = vnode.command("finish", finish, gradients, deadline)
-            reply = vnode_pb2.TrainReply(
+            head = vnode_pb2.TrainReply(
                 loss_sum=float(finished.fields["loss_sum"]) if owns_loss else loss_sum,
                 duplicate=bool(finished.fields["duplicate"]),
                 input_gradients=metas(finished.tensors),
-                payloads=[bytes(tensor.payload) for tensor in finished.tensors],
             )
+            reply = Parcel(head, payloads(finished.tensors))
             with vnode.changed:
                 vnode.ledger.complete(key, reply, sum(map(len, reply.payloads)))
                 vnode.changed.notify_all()
@@ -150,7 +155,7 @@ class TrainChain:
         outputs: Sequence[TensorBytes],
         targets: Sequence[TensorBytes],
         deadline: Deadline,
-    ) -> vnode_pb2.TrainReply:
+    ) -> TrainReply:
         passed = vnode_pb2.TrainRequest(
             caller=request.fence,
             step=request.step,
@@ -160,8 +165,8 @@ class TrainChain:
             want_input_gradients=True,
             inputs=metas(outputs),
             targets=metas(targets),
-            payloads=[bytes(tensor.payload) for tensor in (*outputs, *targets)],
         )
+        contents = payloads((*outputs, *targets))
         backoff = self._backoff()
         while True:
             vnode.check(request.fence)
@@ -170,7 +175,7 @@ class TrainChain:
             try:
                 route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
                 passed.fence.CopyFrom(route.fence)
-                return route.vnode.train(passed, deadline)
+                return route.vnode.train(Parcel(passed, contents), deadline)
             except (Busy, PeerUnavailable, StaleFence) as error:
                 pause = self._pause(route, error, backoff)
                 if pause >= deadline.left_s() or self._wait(pause):
@@ -192,14 +197,14 @@ class TrainChain:
         return backoff.next_s(error)
 
 
-def _again(reply: object) -> vnode_pb2.TrainReply:
+def _again(reply: object) -> TrainReply:
     """A reply that was given before, marked as such."""
-    if not isinstance(reply, vnode_pb2.TrainReply):
-        raise TypeError(f"the ledger of a VNode holds TrainReply messages, not {type(reply).__name__}")
+    if not isinstance(reply, Parcel):
+        raise TypeError(f"the ledger of a VNode holds replies as parcels, not {type(reply).__name__}")
     again = vnode_pb2.TrainReply()
-    again.CopyFrom(reply)
+    again.CopyFrom(reply.head)
     again.duplicate = True
-    return again
+    return Parcel(again, reply.payloads)
 
 
 # A peer that is gone stays gone until the run recovers, and recovery is the orchestrator's: few tries are enough.

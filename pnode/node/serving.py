@@ -8,8 +8,10 @@ from pnode.node.forwards import forward
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode
 from pnode.observe.counters import Counters
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
-from pnode.transport.tensors import metas, unpack
+from pnode.transport.tensors import metas, payloads, unpack
 from pnode.transport.turns import Bounds
 from pnode.v1 import vnode_pb2
 
@@ -36,22 +38,20 @@ class Serving:
         self._queue = queue
         self._counters = counters
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         """Inference through one VNode at its current version."""
         with self._gate.passing():
-            vnode = self._vnode(request.fence)
-            inputs = unpack(request.inputs, request.payloads, max_bytes=self._max_message_bytes)
-            done = forward(vnode, request.fence, inputs, deadline, queue=self._queue, counters=self._counters)
-            return vnode_pb2.ForwardReply(
-                version=done.version,
-                outputs=metas(done.outputs),
-                payloads=[bytes(tensor.payload) for tensor in done.outputs],
-            )
+            fence = request.head.fence
+            vnode = self._vnode(fence)
+            inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_message_bytes)
+            done = forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
+            head = vnode_pb2.ForwardReply(version=done.version, outputs=metas(done.outputs))
+            return Parcel(head, payloads(done.outputs))
 
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         """One microbatch through this VNode and all below it."""
         with self._gate.passing():
-            return self._chain.train(self._vnode(request.fence), request, deadline)
+            return self._chain.train(self._vnode(request.head.fence), request, deadline)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         """The optimizer step. Allowed while draining: it ends a step that is all but done."""

@@ -1,22 +1,28 @@
 """The interfaces behind the wire. Local objects and remote stubs implement the same ones: a caller cannot tell.
 
 Every method takes the request message and the caller's Deadline, returns the reply message, and raises PNodeError.
-Fences travel inside the requests.
+Fences travel inside the requests. What carries tensors is a Parcel: the message, and the payloads beside it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
+
+ForwardRequest: TypeAlias = Parcel[vnode_pb2.ForwardRequest]
+ForwardReply: TypeAlias = Parcel[vnode_pb2.ForwardReply]
+TrainRequest: TypeAlias = Parcel[vnode_pb2.TrainRequest]
+TrainReply: TypeAlias = Parcel[vnode_pb2.TrainReply]
 
 
 class VNodesApi(Protocol):
     """What a PNode serves to peers and clients."""
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline, /) -> vnode_pb2.ForwardReply: ...
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline, /) -> vnode_pb2.TrainReply: ...
+    def forward(self, request: ForwardRequest, deadline: Deadline, /) -> ForwardReply: ...
+    def train(self, request: TrainRequest, deadline: Deadline, /) -> TrainReply: ...
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline, /) -> vnode_pb2.ApplyReply: ...
     def snapshot(self, request: vnode_pb2.SnapshotRequest, deadline: Deadline, /) -> vnode_pb2.SnapshotReply: ...
     def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline, /) -> vnode_pb2.RestoreReply: ...

@@ -9,24 +9,26 @@ from typing import Protocol
 
 import xxhash
 
-from pnode.v1 import tensor_pb2, vnode_pb2
+from pnode.transport.api import TrainRequest
+from pnode.transport.codec import Buffer
+from pnode.v1 import tensor_pb2
 
 
 class _Hash(Protocol):
-    def update(self, content: bytes, /) -> None: ...
+    def update(self, content: Buffer, /) -> None: ...
 
 
-def request_digest(request: vnode_pb2.TrainRequest) -> bytes:
+def request_digest(request: TrainRequest) -> bytes:
     """16 bytes over all that a Train computes from: tensors, batch_rows, num_microbatches, want_input_gradients.
 
     The fences, step and microbatch are left out: they are the key under which the digest is kept. It never leaves the
     process, so the hash may change and its seed is the process's own: XXH3 takes a tenth of SHA-256's time, and who
     forged a collision, without knowing the seed, would get the answer to a call of his own.
     """
-    digest = xxhash.xxh3_128(seed=_SEED)
-    digest.update(struct.pack("<IQ?", request.num_microbatches, request.batch_rows, request.want_input_gradients))
-    _add_metas(digest, request.inputs)
-    _add_metas(digest, request.targets)
+    digest, head = xxhash.xxh3_128(seed=_SEED), request.head
+    digest.update(struct.pack("<IQ?", head.num_microbatches, head.batch_rows, head.want_input_gradients))
+    _add_metas(digest, head.inputs)
+    _add_metas(digest, head.targets)
     digest.update(struct.pack("<Q", len(request.payloads)))
     for payload in request.payloads:
         digest.update(struct.pack("<Q", len(payload)))

@@ -14,8 +14,8 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from pnode.errors import BadRequest
+from pnode.transport.codec import parsed
 from pnode.transport.lanes import Lane
-from pnode.transport.methods import parsed
 from pnode.transport.servicers import Behaviour, Context, Handler, Router
 from pnode.transport.status import abort
 

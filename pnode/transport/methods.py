@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from pnode.errors import BadRequest, TooLarge
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
-
-M = TypeVar("M", bound=Message)
 
 VNODES: ServiceDescriptor = vnode_pb2.DESCRIPTOR.services_by_name["VNodes"]
 PNODE: ServiceDescriptor = node_pb2.DESCRIPTOR.services_by_name["PNode"]
@@ -42,21 +38,3 @@ def methods_of(service: ServiceDescriptor) -> tuple[Method, ...]:
         )
         for method in service.methods
     )
-
-
-def parsed(kind: type[M], raw: bytes) -> M:
-    """The message in `raw`, unknown fields of a newer protocol kept. Raises BadRequest where it is malformed."""
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        name = kind.DESCRIPTOR.name
-        raise BadRequest(f"{len(raw)} bytes are not a whole {name}: the message is truncated or malformed") from error
-
-
-def serialised(message: Message, max_message_bytes: int) -> bytes:
-    """The bytes of a message. Raises TooLarge where they are over the configured maximum."""
-    num_bytes = message.ByteSize()
-    if num_bytes > max_message_bytes:
-        name = message.DESCRIPTOR.name
-        raise TooLarge(f"a {name} of {num_bytes} bytes is over the maximum of {max_message_bytes} bytes")
-    return message.SerializeToString()

@@ -5,20 +5,24 @@ A stub sends each call once. What is idempotent is known to the caller, who retr
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable
-from pnode.transport import methods
+from pnode.transport import codec, methods
 from pnode.transport.addresses import parse_address
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import NOBODY_ELSE, Deadline
 from pnode.transport.status import from_rpc_error
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
+T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 
 # gRPC's clock cannot count further than some hundred years; a day is longer than any call.
@@ -40,10 +44,17 @@ class _Remote:
         return str(self._address)
 
     def _call(self, name: str, request: Message, reply: type[Reply], deadline: Deadline) -> Reply:
+        return self._asked(name, request, lambda raw: codec.parsed(reply, raw), deadline)
+
+    def _carry(self, name: str, request: Parcel[Any], reply: type[Reply], deadline: Deadline) -> Parcel[Reply]:
+        """A call whose messages carry tensors; the payloads of the reply are views of the bytes that came."""
+        return self._asked(name, request, lambda raw: codec.decode(reply, raw), deadline)
+
+    def _asked(self, name: str, request: Message | Parcel[Any], read: Callable[[bytes], T], deadline: Deadline) -> T:
         deadline.check()
-        raw = self._exchange(name, methods.serialised(request, self._pool.max_message_bytes), deadline)
+        raw = self._exchange(name, codec.written(request, self._pool.max_message_bytes), deadline)
         try:
-            return methods.parsed(reply, raw)
+            return read(raw)
         except BadRequest as error:
             raise PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}") from error
 
@@ -81,11 +92,11 @@ class RemoteVNode(_Remote):
 
     service = methods.VNODES
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
-        return self._call("Forward", request, vnode_pb2.ForwardReply, deadline)
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
+        return self._carry("Forward", request, vnode_pb2.ForwardReply, deadline)
 
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
-        return self._call("Train", request, vnode_pb2.TrainReply, deadline)
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
+        return self._carry("Train", request, vnode_pb2.TrainReply, deadline)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         return self._call("Apply", request, vnode_pb2.ApplyReply, deadline)

@@ -14,10 +14,11 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from pnode.errors import Busy, Draining, PNodeError
+from pnode.transport import codec
 from pnode.transport.callers import caller_name
 from pnode.transport.deadline import Deadline
 from pnode.transport.lanes import Lane
-from pnode.transport.methods import Method, methods_of, parsed, serialised
+from pnode.transport.methods import Method, methods_of
 from pnode.transport.status import abort
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class Router(grpc.GenericRpcHandler):
 def _unary(
     method: Method, call: Callable[[Any, Deadline], Any], limits: CallLimits
 ) -> Callable[[bytes, Context], bytes]:
+    read = codec.reader_of(method.request)
+
     def answer(raw: bytes, context: Context) -> bytes:
         try:
             name = caller_name(context)
@@ -114,7 +117,7 @@ def _unary(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )
             deadline.check()
-            return serialised(call(parsed(method.request, raw), deadline), limits.max_message_bytes)
+            return codec.written(call(read(raw), deadline), limits.max_message_bytes)
         except PNodeError as error:
             return abort(context, error)
         except Exception:

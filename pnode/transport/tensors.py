@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pnode.errors import BadRequest, TooLarge
+from pnode.transport.codec import Buffer
 from pnode.v1 import tensor_pb2
 from pnode.vnode.tensors import ITEM_BYTES, TensorBytes, dtype_name, num_bytes
 
@@ -18,18 +19,17 @@ def metas(tensors: Iterable[TensorBytes]) -> list[tensor_pb2.TensorMeta]:
     return [tensor_pb2.TensorMeta(name=each.name, dtype=_enum(each.dtype), shape=each.shape) for each in tensors]
 
 
-def payloads(tensors: Iterable[TensorBytes]) -> list[bytes]:
-    """The bytes of tensors, for a message's `payloads`. Raises BadRequest where they do not fit their metadata."""
-    raws = []
+def payloads(tensors: Iterable[TensorBytes]) -> list[Buffer]:
+    """The contents of tensors, to go beside a message. Raises BadRequest where they do not fit their metadata."""
+    contents: list[Buffer] = []
     for each in tensors:
-        raw = each.payload if isinstance(each.payload, bytes) else bytes(each.payload)
-        _check_size(each.name, each.dtype, each.shape, len(raw))
-        raws.append(raw)
-    return raws
+        _check_size(each.name, each.dtype, each.shape, memoryview(each.payload).nbytes)
+        contents.append(each.payload)
+    return contents
 
 
 def unpack(
-    described: Sequence[tensor_pb2.TensorMeta], payloads: Sequence[bytes], *, max_bytes: int
+    described: Sequence[tensor_pb2.TensorMeta], payloads: Sequence[Buffer], *, max_bytes: int
 ) -> list[TensorBytes]:
     """The tensors of a message, in order; for several fields of metadata pass their concatenation.
 
@@ -53,7 +53,7 @@ def _check_count(num_metas: int, num_payloads: int, num_payload_bytes: int, max_
         raise TooLarge(f"{num_payload_bytes} bytes of tensors are over the maximum of {max_bytes} bytes")
 
 
-def _tensor(meta: tensor_pb2.TensorMeta, payload: bytes, max_bytes: int) -> TensorBytes:
+def _tensor(meta: tensor_pb2.TensorMeta, payload: Buffer, max_bytes: int) -> TensorBytes:
     if not 1 <= len(meta.name) <= MAX_NAME_CHARS:
         raise BadRequest(f"a tensor's name has {len(meta.name)} characters: 1 to {MAX_NAME_CHARS} are allowed")
     if len(meta.shape) > MAX_DIMS:

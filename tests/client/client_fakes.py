@@ -25,8 +25,10 @@ from pnode.errors import (
     UnknownRun,
     WorkerLost,
 )
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
-from pnode.transport.tensors import metas, unpack
+from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
@@ -250,16 +252,18 @@ class FakeNode:
 
         return self.network.call(self.index, checked)
 
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+    def train(self, parcel: TrainRequest, deadline: Deadline) -> TrainReply:
+        request = parcel.head
+
         def work() -> vnode_pb2.TrainReply:
             self._await_turn(request, deadline)
-            self._chain(request)
+            self._chain(parcel)
             self.network.changed.notify_all()
             return vnode_pb2.TrainReply()
 
         reply = self._call(request.fence, work)
         assert isinstance(reply, vnode_pb2.TrainReply)
-        return reply
+        return Parcel(reply)
 
     def _await_turn(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> None:
         network, stage = self.network, self._stage
@@ -269,20 +273,20 @@ class FakeNode:
             network.check_fence(request.fence)
             network._check_alive(range(len(network.stages)))
 
-    def _chain(self, request: vnode_pb2.TrainRequest) -> None:
+    def _chain(self, parcel: TrainRequest) -> None:
         """All VNodes, one after the other; one that is dead stops it half way, as a real chain is stopped."""
-        stages, step, microbatch = self.network.stages, request.step, request.microbatch
-        tensors = unpack([*request.inputs, *request.targets], request.payloads, max_bytes=1 << 20)
+        request, stages = parcel.head, self.network.stages
+        tensors = unpack([*request.inputs, *request.targets], parcel.payloads, max_bytes=1 << 20)
         values = _tensors(tensors[: len(request.inputs)])
         targets = _tensors(tensors[len(request.inputs) :])
         for index, stage in enumerate(stages):
             self.network._check_alive([index])
             given = targets if stage is stages[-1] else {}
-            values = stage.begin(step, microbatch, request.batch_rows, values, given)
+            values = stage.begin(request.step, request.microbatch, request.batch_rows, values, given)
         gradients: dict[str, Any] = {}
         for index in reversed(range(len(stages))):
             self.network._check_alive([index])
-            finished = stages[index].finish(step, microbatch, gradients, want_input_gradients=index > 0)
+            finished = stages[index].finish(request.step, request.microbatch, gradients, want_input_gradients=index > 0)
             gradients = finished.input_gradients
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
@@ -290,12 +294,12 @@ class FakeNode:
         applied = self._call(request.fence, lambda: self._stage.apply(request.step, request.num_microbatches))
         return vnode_pb2.ApplyReply(version=applied.version, loss=applied.loss)
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         deadline.check()
-        tensors = _tensors(unpack(request.inputs, request.payloads, max_bytes=1 << 20))
-        outputs = self._call(request.fence, lambda: self._stage.forward(tensors))
+        tensors = _tensors(unpack(request.head.inputs, request.payloads, max_bytes=1 << 20))
+        outputs = self._call(request.head.fence, lambda: self._stage.forward(tensors))
         found = [from_array(name, value.numpy()) for name, value in outputs.items()]
-        return vnode_pb2.ForwardReply(outputs=metas(found), payloads=[bytes(each.payload) for each in found])
+        return Parcel(vnode_pb2.ForwardReply(outputs=metas(found)), payloads(found))
 
     def describe(self, request: vnode_pb2.DescribeRequest, deadline: Deadline) -> vnode_pb2.DescribeReply:
         deadline.check()

@@ -27,9 +27,11 @@ from pnode.node.shelf import StateShelf
 from pnode.observe.counters import Counters
 from pnode.sandbox.stage_program import StageCommands
 from pnode.storage.local import LocalStore
+from pnode.transport.api import TrainRequest
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff
-from pnode.transport.tensors import metas
+from pnode.transport.tensors import metas, payloads
 from pnode.transport.turns import Bounds
 from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, tensor_pb2, vnode_pb2
 from pnode.vnode.state import run_digest
@@ -205,9 +207,9 @@ class World:
     def vnode(self, name: str) -> HostedVNode:
         return self.homes[name].allocations.get(RUN, name)
 
-    def request(self, step: int, microbatch: int, num_microbatches: int = 4) -> vnode_pb2.TrainRequest:
+    def request(self, step: int, microbatch: int, num_microbatches: int = 4) -> TrainRequest:
         part = batch(step).split(num_microbatches)[microbatch]
-        return vnode_pb2.TrainRequest(
+        head = vnode_pb2.TrainRequest(
             fence=self.fence(self.first),
             step=step,
             microbatch=microbatch,
@@ -215,11 +217,11 @@ class World:
             batch_rows=ROWS,
             inputs=metas(part.inputs),
             targets=metas(part.targets),
-            payloads=[bytes(tensor.payload) for tensor in (*part.inputs, *part.targets)],
         )
+        return Parcel(head, payloads((*part.inputs, *part.targets)))
 
-    def train(self, request: vnode_pb2.TrainRequest) -> vnode_pb2.TrainReply:
-        return self.homes[self.first].serving.train(request, soon())
+    def train(self, request: TrainRequest) -> vnode_pb2.TrainReply:
+        return self.homes[self.first].serving.train(request, soon()).head
 
     def apply(self, step: int, num_microbatches: int = 4) -> list[vnode_pb2.ApplyReply]:
         return [

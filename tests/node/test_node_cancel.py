@@ -92,7 +92,7 @@ def test_a_retry_takes_over_from_the_call_that_its_caller_left(world: World) -> 
         caller.leave()
         assert isinstance(left.exception(timeout=20), DeadlineExceeded)
         world.train(world.request(0, 0))
-        assert not again.result(timeout=30).duplicate
+        assert not again.result(timeout=30).head.duplicate
     assert train_all(world) == reference(1)
 
 

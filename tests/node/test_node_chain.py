@@ -24,7 +24,8 @@ from pnode.errors import (
     UnknownVNode,
     WorkerLost,
 )
-from pnode.transport.tensors import metas
+from pnode.transport.codec import Parcel
+from pnode.transport.tensors import metas, payloads
 from pnode.v1 import vnode_pb2
 
 STEPS = 2
@@ -98,9 +99,9 @@ def test_the_same_key_with_another_request_is_a_conflict(tmp_path: Path) -> None
     world = World(tmp_path)
     world.train(world.request(0, 0))
     other = world.request(0, 0)
-    other.payloads[0] = bytes(len(other.payloads[0]))
+    zeros = [bytes(len(payload)) for payload in other.payloads]
     with pytest.raises(Conflict):
-        world.train(other)
+        world.train(Parcel(other.head, zeros))
 
 
 def test_steps_of_the_past_and_the_future_are_refused(tmp_path: Path) -> None:
@@ -130,11 +131,11 @@ def test_fences_keep_zombies_and_strangers_out(tmp_path: Path) -> None:
     world = World(tmp_path)
     for generation, epoch in ((0, 1), (2, 1), (1, 0), (1, 2)):
         request = world.request(0, 0)
-        request.fence.generation, request.fence.epoch = generation, epoch
+        request.head.fence.generation, request.head.fence.epoch = generation, epoch
         with pytest.raises(StaleFence):
             world.train(request)
     request = world.request(0, 0)
-    request.fence.vnode = "nowhere"
+    request.head.fence.vnode = "nowhere"
     with pytest.raises(UnknownVNode):
         world.train(request)
 
@@ -144,11 +145,11 @@ def test_fences_keep_zombies_and_strangers_out(tmp_path: Path) -> None:
     [
         lambda request: request.payloads.pop(),
         lambda request: request.payloads.__setitem__(0, request.payloads[0][:-1]),
-        lambda request: request.inputs[0].shape.append(2),
-        lambda request: request.inputs[0].shape.__setitem__(0, -1),
-        lambda request: setattr(request.inputs[0], "dtype", 0),
-        lambda request: setattr(request.inputs[0], "name", "other"),
-        lambda request: setattr(request, "batch_rows", 0),
+        lambda request: request.head.inputs[0].shape.append(2),
+        lambda request: request.head.inputs[0].shape.__setitem__(0, -1),
+        lambda request: setattr(request.head.inputs[0], "dtype", 0),
+        lambda request: setattr(request.head.inputs[0], "name", "other"),
+        lambda request: setattr(request.head, "batch_rows", 0),
     ],
 )
 def test_malformed_tensors_are_refused_and_cost_nothing(tmp_path: Path, spoil: object) -> None:
@@ -230,10 +231,9 @@ def test_forward_leaves_training_alone(tmp_path: Path, expected: str) -> None:
         request = vnode_pb2.ForwardRequest(
             fence=world.fence("stage1"),
             inputs=metas(rows.inputs),
-            payloads=[bytes(tensor.payload) for tensor in rows.inputs],
         )
-        reply = world.homes["stage1"].serving.forward(request, soon())
-        assert reply.version == step
+        reply = world.homes["stage1"].serving.forward(Parcel(request, payloads(rows.inputs)), soon())
+        assert reply.head.version == step
         train_step(world, step)
         world.apply(step)
     assert world.digest() == expected

@@ -17,8 +17,11 @@ from node_world import ROWS, World, soon
 from pnode.client.batch import from_array
 from pnode.errors import BadRequest, Busy, DeadlineExceeded, PNodeError, StaleFence, WorkerLost
 from pnode.node.forwards import JOINED
+from pnode.transport.api import ForwardReply, ForwardRequest
+from pnode.transport.channels import MAX_MESSAGE_BYTES
+from pnode.transport.codec import Parcel, encode
 from pnode.transport.deadline import Caller, Deadline
-from pnode.transport.tensors import metas
+from pnode.transport.tensors import metas, payloads
 from pnode.v1 import vnode_pb2
 from pnode.vnode.tensors import TensorBytes
 
@@ -34,18 +37,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
-def asked(world: World, *tensors: TensorBytes, vnode: str = "stage1") -> vnode_pb2.ForwardRequest:
-    return vnode_pb2.ForwardRequest(
-        fence=world.fence(vnode), inputs=metas(tensors), payloads=[bytes(each.payload) for each in tensors]
-    )
+def asked(world: World, *tensors: TensorBytes, vnode: str = "stage1") -> ForwardRequest:
+    return Parcel(vnode_pb2.ForwardRequest(fence=world.fence(vnode), inputs=metas(tensors)), payloads(tensors))
 
 
-def rows(world: World, values: np.ndarray) -> vnode_pb2.ForwardRequest:
+def rows(world: World, values: np.ndarray) -> ForwardRequest:
     return asked(world, from_array("tokens", values))
 
 
-def alone(world: World, request: vnode_pb2.ForwardRequest) -> bytes:
-    return world.homes["stage1"].serving.forward(request, soon()).SerializeToString(deterministic=True)
+def alone(world: World, request: ForwardRequest) -> bytes:
+    return encode(world.homes["stage1"].serving.forward(request, soon()), MAX_MESSAGE_BYTES)
 
 
 def by(name: str, seconds: float = 20.0) -> Deadline:
@@ -65,8 +66,8 @@ def busy(world: World, vnode: str = "stage1") -> Iterator[None]:
 
 
 def waiting(
-    world: World, threads: ThreadPoolExecutor, requests: Sequence[tuple[vnode_pb2.ForwardRequest, Deadline]]
-) -> list[Future[vnode_pb2.ForwardReply]]:
+    world: World, threads: ThreadPoolExecutor, requests: Sequence[tuple[ForwardRequest, Deadline]]
+) -> list[Future[ForwardReply]]:
     """Each in the queue before the next comes."""
     futures = []
     for request, deadline in requests:
@@ -77,9 +78,9 @@ def waiting(
     return futures
 
 
-def outcome(future: Future[vnode_pb2.ForwardReply]) -> bytes | type[BaseException]:
+def outcome(future: Future[ForwardReply]) -> bytes | type[BaseException]:
     error = future.exception(timeout=20)
-    return type(error) if error is not None else future.result(0).SerializeToString(deterministic=True)
+    return type(error) if error is not None else encode(future.result(0), MAX_MESSAGE_BYTES)
 
 
 @given(REQUESTS)

@@ -56,14 +56,14 @@ def test_only_the_upstream_vnode_of_now_may_call(tmp_path: Path) -> None:
         upstream = None if before is None else world.fence(before)
         world.homes[vnode].serving.restore(restore(world, vnode, record, upstream), soon())
     request = world.request(0, 0)
-    request.fence.vnode = "stage2"
+    request.head.fence.vnode = "stage2"
     for caller in (
         vnode_pb2.Fence(),
         vnode_pb2.Fence(vnode="stage1", generation=1, epoch=1),
         vnode_pb2.Fence(vnode="stage1", generation=2, epoch=0),
         vnode_pb2.Fence(vnode="stage3", generation=2, epoch=1),
     ):
-        request.caller.CopyFrom(caller)
+        request.head.caller.CopyFrom(caller)
         with pytest.raises(StaleFence, match="the caller is a zombie"):
             world.homes["stage2"].serving.train(request, soon())
     assert world.vnode("stage2").ledger.next == 0

@@ -13,6 +13,7 @@ from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.storage.blob import BlobStore
 from pnode.storage.content import get_content, put_content
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns
@@ -189,10 +190,10 @@ class ServedNode:
             raise UnknownVNode("not allocated here")
         return found
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         raise AssertionError("nobody asks for this")
 
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         raise AssertionError("nobody asks for this")
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:

@@ -14,15 +14,16 @@ from pnode.errors import BadRequest, Busy, DeadlineExceeded, PNodeError, SpecErr
 from pnode.transport import methods
 from pnode.transport.api import NodeApi, OrchestratorApi, RunsApi, VNodesApi
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteOrchestrator, RemoteRuns, RemoteVNode
 from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, tensor_pb2, vnode_pb2
 
 META = tensor_pb2.TensorMeta(name="x", dtype=tensor_pb2.DTYPE_F32, shape=[2, 1])
-REQUESTS: dict[str, list[Message]] = {
+REQUESTS: dict[str, list[Message | Parcel[Any]]] = {
     "vnodes": [
-        vnode_pb2.ForwardRequest(fence=fence(), inputs=[META], payloads=[b"12345678"]),
-        vnode_pb2.TrainRequest(fence=fence(), step=2**63, inputs=[META], payloads=[b"\x00\xff" * 4]),
+        Parcel(vnode_pb2.ForwardRequest(fence=fence(), inputs=[META]), [b"12345678"]),
+        Parcel(vnode_pb2.TrainRequest(fence=fence(), step=2**63, inputs=[META]), [b"\x00\xff" * 4]),
         vnode_pb2.ApplyRequest(fence=fence(), step=4, num_microbatches=2),
         vnode_pb2.SnapshotRequest(fence=fence(), version=4),
         vnode_pb2.RestoreRequest(fence=fence(), record=vnode_pb2.StateRecord(version=4)),
@@ -85,7 +86,7 @@ def setting(request: pytest.FixtureRequest, serve: Callable[..., Any], pool: Cha
 
 @pytest.mark.parametrize(("kind", "name", "request_message"), CASES)
 def test_each_call_arrives_whole_and_is_answered(
-    setting: Setting, soon: Deadline, kind: str, name: str, request_message: Message
+    setting: Setting, soon: Deadline, kind: str, name: str, request_message: Message | Parcel[Any]
 ) -> None:
     reply = getattr(setting.apis[kind], name)(request_message, soon)
     [(called, seen, deadline)] = setting.fakes[kind].seen
@@ -96,7 +97,7 @@ def test_each_call_arrives_whole_and_is_answered(
 
 @pytest.mark.parametrize(("kind", "name", "request_message"), CASES)
 def test_each_call_raises_what_the_implementation_raises(
-    setting: Setting, soon: Deadline, kind: str, name: str, request_message: Message
+    setting: Setting, soon: Deadline, kind: str, name: str, request_message: Message | Parcel[Any]
 ) -> None:
     setting.fakes[kind].error = Busy("the window is full", retry_after_s=0.25)
     with pytest.raises(Busy, match=r"^the window is full$") as caught:

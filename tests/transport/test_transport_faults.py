@@ -18,6 +18,7 @@ from transport_fakes import WAIT_S, BlockedVNodes, Calling, FakeNode
 
 from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, PNodeError
 from pnode.transport.channels import ChannelPool, ChannelSettings
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.retry import Backoff, retry
@@ -192,7 +193,7 @@ def test_keepalive_does_not_end_long_calls(serve: Serve) -> None:
     settings = ChannelSettings(keepalive_s=0.2, keepalive_timeout_s=5.0)
     with ChannelPool(settings=settings) as pool:
         remote = RemoteVNode(pool, f"127.0.0.1:{server.port}")
-        call = Calling(lambda: remote.forward(vnode_pb2.ForwardRequest(), Deadline.after(WAIT_S)))
+        call = Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest()), Deadline.after(WAIT_S)))
         vnodes.wait_inside(1)
         # Real time has to pass here: pings are gRPC's own, and know no other clock.
         threading.Event().wait(2.0)
@@ -208,13 +209,13 @@ def test_a_closed_pool_ends_calls_and_takes_no_more(serve: Serve, soon: Deadline
     server = serve(vnodes=vnodes)
     pool = ChannelPool()
     remote = RemoteVNode(pool, f"127.0.0.1:{server.port}")
-    call = Calling(lambda: remote.forward(vnode_pb2.ForwardRequest(), soon))
+    call = Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon))
     vnodes.wait_inside(1)
     pool.close()
     assert isinstance(call.wait().error, PeerUnavailable)
     vnodes.release.set()
     with pytest.raises(PeerUnavailable, match="closed"):
-        remote.forward(vnode_pb2.ForwardRequest(), soon)
+        remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon)
     pool.close()
 
 

@@ -18,6 +18,7 @@ from pnode.errors import (
 )
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteOrchestrator, RemoteVNode
 from pnode.transport.server import Server
@@ -33,7 +34,7 @@ def test_load_cannot_silence_control_and_health(serve: Serve, pool: ChannelPool,
     vnodes = BlockedVNodes()
     server = serve(vnodes=vnodes, node=FakeNode(), orchestrator=FakeOrchestrator(), max_threads=3)
     remote = RemoteVNode(pool, address_of(server))
-    calls = [Calling(lambda: remote.forward(vnode_pb2.ForwardRequest(), soon)) for _ in range(3)]
+    calls = [Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon)) for _ in range(3)]
     try:
         vnodes.wait_inside(3)
         with pytest.raises(Busy, match="3 calls are in the work lane") as caught:
@@ -52,12 +53,12 @@ def test_a_refused_call_costs_no_message(serve: Serve, pool: ChannelPool, soon: 
     vnodes = BlockedVNodes()
     server = serve(vnodes=vnodes, max_threads=1)
     remote = RemoteVNode(pool, address_of(server))
-    call = Calling(lambda: remote.forward(vnode_pb2.ForwardRequest(), soon))
+    call = Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon))
     try:
         vnodes.wait_inside(1)
         for _ in range(20):
             with pytest.raises(Busy):
-                remote.forward(vnode_pb2.ForwardRequest(payloads=[bytes(2**20)]), soon)
+                remote.forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(2**20)]), soon)
     finally:
         vnodes.release.set()
     assert call.wait().error is None

@@ -20,6 +20,7 @@ from pnode.errors import (
 )
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Caller, Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.server import Server, make_server
@@ -133,7 +134,7 @@ def test_our_own_request_over_the_maximum_is_not_sent(serve: Serve, soon: Deadli
     with ChannelPool(max_message_bytes=1000) as small:
         remote = RemoteVNode(small, address_of(serve(vnodes=fake)))
         with pytest.raises(TooLarge, match="ForwardRequest of 2004 bytes"):
-            remote.forward(vnode_pb2.ForwardRequest(payloads=[bytes(2000)]), soon)
+            remote.forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(2000)]), soon)
     assert fake.seen == []
 
 
@@ -147,7 +148,7 @@ def test_a_reply_over_our_own_maximum_is_too_large(serve: Serve, soon: Deadline)
 def test_messages_beyond_four_mebibytes_pass(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
     payload = bytes(range(256)) * 4 * 2**12
     reply = RemoteVNode(pool, address_of(serve(vnodes=FakeVNodes()))).forward(
-        vnode_pb2.ForwardRequest(payloads=[payload, payload]), soon
+        Parcel(vnode_pb2.ForwardRequest(), [payload, payload]), soon
     )
     assert list(reply.payloads) == [payload, payload]
 

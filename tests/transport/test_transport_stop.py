@@ -15,6 +15,7 @@ from pnode.errors import (
     PeerUnavailable,
 )
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteVNode
 from pnode.transport.server import Server
@@ -30,7 +31,7 @@ def test_stop_waits_for_calls_in_flight_and_refuses_new_ones(serve: Serve, pool:
     vnodes = BlockedVNodes()
     server = serve(vnodes=vnodes, node=FakeNode())
     remote = RemoteVNode(pool, address_of(server))
-    call = Calling(lambda: remote.forward(vnode_pb2.ForwardRequest(payloads=[bytes(2**20)]), soon))
+    call = Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(2**20)]), soon))
     vnodes.wait_inside(1)
     stopping = Calling(lambda: server.stop(WAIT_S))
     try:
@@ -68,7 +69,7 @@ def test_stop_cancels_what_outlives_the_grace(serve: Serve, pool: ChannelPool, s
 def test_stop_does_not_wait_for_a_handler_that_heeds_nothing(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
     vnodes = BlockedVNodes()
     server = serve(vnodes=vnodes)
-    call = Calling(lambda: RemoteVNode(pool, address_of(server)).forward(vnode_pb2.ForwardRequest(), soon))
+    call = Calling(lambda: RemoteVNode(pool, address_of(server)).forward(Parcel(vnode_pb2.ForwardRequest()), soon))
     try:
         vnodes.wait_inside(1)
         assert server.stop(0.0) is False

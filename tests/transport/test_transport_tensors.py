@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnode.errors import BadRequest, TooLarge
+from pnode.transport.codec import Parcel, decode, encode
 from pnode.transport.tensors import MAX_DIMS, MAX_TENSORS, metas, payloads, unpack
 from pnode.v1 import tensor_pb2, vnode_pb2
 from pnode.vnode.tensors import ITEM_BYTES, TensorBytes, num_bytes
@@ -30,15 +31,16 @@ def tensors(draw: st.DrawFn) -> list[TensorBytes]:
 @settings(deadline=None)
 @given(tensors())
 def test_what_is_packed_comes_back_through_the_wire(given_tensors: list[TensorBytes]) -> None:
-    message = vnode_pb2.ForwardRequest(inputs=metas(given_tensors), payloads=payloads(given_tensors))
-    arrived = vnode_pb2.ForwardRequest.FromString(message.SerializeToString())
-    assert unpack(arrived.inputs, arrived.payloads, max_bytes=MAX_BYTES) == given_tensors
+    parcel = Parcel(vnode_pb2.ForwardRequest(inputs=metas(given_tensors)), payloads(given_tensors))
+    arrived = decode(vnode_pb2.ForwardRequest, encode(parcel, MAX_BYTES))
+    assert unpack(arrived.head.inputs, arrived.payloads, max_bytes=MAX_BYTES) == given_tensors
 
 
 def test_memoryviews_of_any_item_size_are_packed() -> None:
     floats = array.array("f", [1.0, 2.0])
     view = TensorBytes("x", tensor_pb2.DTYPE_F32, (2,), memoryview(floats))
-    assert payloads([view]) == [floats.tobytes()]
+    sent = encode(Parcel(vnode_pb2.ForwardRequest(), payloads([view])), MAX_BYTES)
+    assert vnode_pb2.ForwardRequest.FromString(sent).payloads == [floats.tobytes()]
 
 
 META = st.builds(

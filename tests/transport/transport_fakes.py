@@ -8,6 +8,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
@@ -23,9 +25,9 @@ class Fake:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.seen: list[tuple[str, Message, Deadline]] = []
+        self.seen: list[tuple[str, Message | Parcel[Any], Deadline]] = []
 
-    def note(self, name: str, request: Message, deadline: Deadline) -> None:
+    def note(self, name: str, request: Message | Parcel[Any], deadline: Deadline) -> None:
         self.seen.append((name, request, deadline))
         if self.error is not None:
             raise self.error
@@ -34,13 +36,13 @@ class Fake:
 class FakeVNodes(Fake):
     """VNodesApi: echoes tensors."""
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         self.note("forward", request, deadline)
-        return vnode_pb2.ForwardReply(version=7, outputs=request.inputs, payloads=request.payloads)
+        return Parcel(vnode_pb2.ForwardReply(version=7, outputs=request.head.inputs), request.payloads)
 
-    def train(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> vnode_pb2.TrainReply:
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         self.note("train", request, deadline)
-        return vnode_pb2.TrainReply(loss_sum=0.5, input_gradients=request.inputs, payloads=request.payloads)
+        return Parcel(vnode_pb2.TrainReply(loss_sum=0.5, input_gradients=request.head.inputs), request.payloads)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         self.note("apply", request, deadline)
@@ -138,7 +140,7 @@ class BlockedVNodes(FakeVNodes):
         self._changed = threading.Condition()
         self._num_inside = 0
 
-    def forward(self, request: vnode_pb2.ForwardRequest, deadline: Deadline) -> vnode_pb2.ForwardReply:
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         with self._changed:
             self._num_inside += 1
             self._changed.notify_all()
