@@ -21,6 +21,7 @@
     |   +-- PeerUnavailable           UNAVAILABLE           a peer or the orchestrator does not answer
     |   +-- Draining                  UNAVAILABLE
     |   +-- StoreUnavailable          UNAVAILABLE
+    |       +-- StoreFull             RESOURCE_EXHAUSTED    no room for it on the disk, or within limits.disk
     +-- BlobMissing                   NOT_FOUND
     +-- BlobCorrupt                   DATA_LOSS             digest or structure is wrong
     +-- PreconditionFailed            ABORTED               a compare-and-set lost the race
@@ -165,6 +166,12 @@ class StoreUnavailable(Unavailable):
     """The blob store does not answer."""
 
     reason = "STORE_UNAVAILABLE"
+
+
+class StoreFull(StoreUnavailable):
+    """The disk has no room for it, or its owner grants none. What stands there can still be read."""
+
+    reason = "STORE_FULL"
 
 
 class BlobMissing(PNodeError):

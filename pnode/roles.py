@@ -85,6 +85,7 @@ def node_settings(settings: Settings) -> NodeSettings:
         num_threads=settings.node.num_threads,
         max_vnodes=settings.limits.max_vnodes,
         vnode_memory_bytes=settings.limits.memory,
+        disk_bytes=settings.limits.disk,
         pressure=Thresholds(**settings.pressure.model_dump()),
         max_message_bytes=settings.limits.message,
         max_queue=settings.limits.queue,

@@ -63,6 +63,9 @@ class LimitsSection(Section):
     message: Annotated[Bytes, Field(ge=65536, le=2**31 - 65536)] = Field(description="largest message of a call")
     queue: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="calls that may wait for one VNode")
     queue_per_client: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="of these, from one client")
+    disk: Annotated[Bytes | None, BeforeValidator(nothing_as_none)] = Field(
+        description="space in the store for what this node uploads: of each VNode its kept states and one more"
+    )
     disk_free: Bytes = Field(description="space that checkpoints leave free on the disk of a file:// store")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pnode.errors import Busy, SpecError
 from pnode.node.budget import Budget
 from pnode.v1 import spec_pb2
-from pnode.vnode import estimate
+from pnode.vnode import estimate, sizes
 
 # A refused allocation may be asked again after this long: by then another VNode may have left.
 _RETRY_AFTER_S = 5.0
@@ -15,15 +15,22 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Guests:
-    """Who is here already. reserved: promised to all of them; used: what their workers have taken of it by now."""
+    """Who is here already.
+
+    reserved_bytes: memory promised to all of them; used_bytes: what their workers have taken of it by now. kept_bytes:
+    of their states in the store.
+    """
 
     num: int
     reserved_bytes: int
     used_bytes: int
+    kept_bytes: int = 0
 
 
-def admit(spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnodes: int) -> None:
-    """Raises SpecError for what never fits here, Busy for what does not fit now."""
+def admit(
+    spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnodes: int, disk_bytes: int | None = None
+) -> None:
+    """Raises SpecError for what never fits here, Busy for what does not fit now. disk_bytes: None for no limit."""
     need = int(spec.limits.memory_bytes)
     if need > budget.most_bytes():
         why = f"{need} is over the {budget.most_bytes()} that this node grants to all VNodes"
@@ -38,3 +45,20 @@ def admit(spec: spec_pb2.VNodeSpec, guests: Guests, budget: Budget, *, max_vnode
         raise Busy(f"needs {need} bytes of memory, {max(0, free)} are free", retry_after_s=_RETRY_AFTER_S)
     if guests.num >= max_vnodes:
         raise Busy(f"already hosts {guests.num} VNodes, the most allowed", retry_after_s=_RETRY_AFTER_S)
+    if disk_bytes is not None:
+        _admit_states(spec, guests, disk_bytes)
+
+
+def _admit_states(spec: spec_pb2.VNodeSpec, guests: Guests, disk_bytes: int) -> None:
+    need = kept_bytes(spec)
+    if need > disk_bytes:
+        why = f"with one more they take {need} bytes in the store, {disk_bytes} are what this node may keep there"
+        raise SpecError("checkpoint.keep", f"{spec.checkpoint.keep} states: {why}")
+    free = disk_bytes - guests.kept_bytes
+    if need > free:
+        raise Busy(f"needs {need} bytes in the store, {max(0, free)} are free", retry_after_s=_RETRY_AFTER_S)
+
+
+def kept_bytes(spec: spec_pb2.VNodeSpec) -> int:
+    """Of a VNode's states in the store at most: retention removes the oldest once a newer one was committed."""
+    return (int(spec.checkpoint.keep) + 1) * sizes.state_bytes(spec)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from pnode.errors import Conflict, StaleFence, UnknownVNode
-from pnode.node.admission import Guests, admit
+from pnode.node.admission import Guests, admit, kept_bytes
 from pnode.node.budget import Budget
 from pnode.node.hosted import HostedVNode
 from pnode.v1 import node_pb2, vnode_pb2
@@ -19,13 +19,14 @@ _MAX_REMEMBERED = 4096
 
 
 class Allocations:
-    """The VNodes allocated here, by (run, id). Thread-safe; `max_vnodes` may be set at any time."""
+    """The VNodes allocated here, by (run, id). Thread-safe; `max_vnodes` and `disk_bytes` may be set at any time."""
 
     def __init__(
         self, make: Callable[[node_pb2.AllocateRequest], HostedVNode], *, max_vnodes: int, budget: Budget
     ) -> None:
         self._make = make
         self.max_vnodes = max_vnodes
+        self.disk_bytes: int | None = None
         self._budget = budget
         self._lock = threading.Lock()
         self._vnodes: dict[Key, HostedVNode] = {}
@@ -89,8 +90,9 @@ class Allocations:
 
     def _admit(self, request: node_pb2.AllocateRequest, old: HostedVNode | None) -> None:
         others = [vnode for vnode in self._vnodes.values() if vnode is not old]
-        guests = Guests(len(others), _limits_bytes(others), _used_bytes(others))
-        admit(request.spec, guests, self._budget, max_vnodes=self.max_vnodes)
+        kept = sum(kept_bytes(vnode.spec) for vnode in others)
+        guests = Guests(len(others), _limits_bytes(others), _used_bytes(others), kept)
+        admit(request.spec, guests, self._budget, max_vnodes=self.max_vnodes, disk_bytes=self.disk_bytes)
 
     def release(self, fence: vnode_pb2.Fence) -> bool:
         """Let a VNode go. False where it was not here, or only under a newer epoch."""

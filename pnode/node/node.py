@@ -18,6 +18,7 @@ from pnode.node.hosted import HostedVNode, Worker
 from pnode.node.identity import node_uuid
 from pnode.node.membership import Identity, Membership
 from pnode.node.pressure import Guard, Reading, Step, read
+from pnode.node.quota import Quota
 from pnode.node.reports import Reporter
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
@@ -84,8 +85,10 @@ class Node:
         self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes)
         self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
         self._reporter = Reporter(self._orchestrator, self.uuid)
-        self._shelf = StateShelf(store)
+        self._quota = Quota(store, settings.data_dir / "uploads.json", settings.disk_bytes)
+        self._shelf = StateShelf(store, self._quota)
         self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, budget=self._budget)
+        self._allocations.disk_bytes = settings.disk_bytes
         routes = Routes(
             local=self._local,
             orchestrator=self._orchestrator,
@@ -235,6 +238,7 @@ class Node:
         """Other limits from now on, of those that can change while VNodes are at work."""
         self._budget.configured_bytes = settings.vnode_memory_bytes
         self._allocations.max_vnodes = settings.max_vnodes
+        self._allocations.disk_bytes = self._quota.most_bytes = settings.disk_bytes
         self._guard.judge_by(settings.pressure)
 
     def _look(self) -> Reading:

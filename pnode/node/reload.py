@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _CHANGEABLE = {
     "vnode_memory_bytes": "limits.memory",
     "max_vnodes": "limits.max_vnodes",
+    "disk_bytes": "limits.disk",
     "pressure": "pressure",
 }
 

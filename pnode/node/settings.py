@@ -21,6 +21,7 @@ class NodeSettings:
     num_threads: int = 1
     max_vnodes: int = 16
     vnode_memory_bytes: int | None = None
+    disk_bytes: int | None = None
     pressure: Thresholds = field(default_factory=Thresholds)
     max_message_bytes: int = 64 << 20
     max_queue: int = 64

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pnode.errors import BlobCorrupt
+from pnode.node.quota import Quota
 from pnode.storage.blob import BlobStore
-from pnode.storage.content import get_content, put_content
+from pnode.storage.content import content_sha256, get_content, put_named
 from pnode.transport.deadline import Deadline
 from pnode.v1 import tensor_pb2, vnode_pb2
 from pnode.vnode.tensors import TensorBytes
@@ -15,8 +16,9 @@ from pnode.vnode.tensors import TensorBytes
 class StateShelf:
     """Fetches and uploads state records. The bytes are checked by digest here and parsed only in the sandbox."""
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, quota: Quota) -> None:
         self._store = store
+        self._quota = quota
 
     def fetch(self, record: vnode_pb2.StateRecord, max_bytes: int, deadline: Deadline) -> Sequence[TensorBytes]:
         """The state as one tensor of bytes, or nothing for the initial state.
@@ -32,7 +34,9 @@ class StateShelf:
         return (TensorBytes("state", tensor_pb2.DTYPE_U8, (len(content),), content),)
 
     def upload(self, vnode: str, version: int, state: bytes | memoryview) -> vnode_pb2.StateRecord:
-        """Store a state under its SHA-256 and name it. Equal states are one blob."""
+        """Store a state under its SHA-256 and name it. Raises StoreFull, StoreUnavailable."""
         content = bytes(state)
-        sha256 = put_content(self._store, content)
+        sha256 = content_sha256(content)
+        with self._quota.room(sha256, len(content)):
+            put_named(self._store, sha256, content)
         return vnode_pb2.StateRecord(vnode=vnode, version=version, sha256=sha256, size_bytes=len(content))

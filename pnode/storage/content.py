@@ -36,7 +36,18 @@ def put_content(store: BlobStore, content: bytes) -> str:
 
     Raises StoreUnavailable.
     """
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = content_sha256(content)
+    put_named(store, sha256, content)
+    return sha256
+
+
+def content_sha256(content: bytes) -> str:
+    """The name of these bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def put_named(store: BlobStore, sha256: str, content: bytes) -> None:
+    """As `put_content`, for bytes whose SHA-256 is known."""
     key = content_key(sha256)
     try:
         store.put_if_absent(key, content)
@@ -44,13 +55,12 @@ def put_content(store: BlobStore, content: bytes) -> str:
         # Someone had the same bytes before, or our own put landed and only its answer was lost.
         if not _stands(store, key, content, error):
             _mend(store, key, content)
-    return sha256
 
 
 def get_content(store: BlobStore, sha256: str, *, max_bytes: int) -> bytes:
     """The bytes of this SHA-256, checked. Raises BlobMissing, BlobCorrupt, TooLarge, StoreUnavailable."""
     content = store.get(content_key(sha256), max_bytes=max_bytes).content
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if content_sha256(content) != sha256:
         raise BlobCorrupt(f"the blob {sha256} holds other bytes than its name says")
     return content
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pnode.errors import BadRequest, BlobMissing, ConfigError, PreconditionFailed, StoreUnavailable, TooLarge
+from pnode.errors import BadRequest, BlobMissing, ConfigError, PreconditionFailed, StoreFull, StoreUnavailable, TooLarge
 from pnode.storage.blob import Blob, check_key, check_prefix
 
 _NUM_LOCKS = 64
@@ -30,7 +30,7 @@ _STALE_S = 3600.0
 class LocalStore:
     """Blobs as files under `root`, owner-only. `lock_timeout_s` bounds the wait for another writer of the same key.
 
-    A put that would leave less than `keep_free_bytes` of the disk to its owner is refused with StoreUnavailable.
+    A put that would leave less than `keep_free_bytes` of the disk to its owner is refused with StoreFull.
     Raises ConfigError where the directory cannot be made or written.
     """
 
@@ -172,7 +172,8 @@ def _refusals(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnavailable(f"the store's directory failed for {key or 'all keys'}: {error.strerror}") from error
+        kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
+        raise kind(f"the store's directory failed for {key or 'all keys'}: {error.strerror}") from error
 
 
 def _taken(path: Path, key: str) -> PreconditionFailed | BadRequest:

@@ -38,6 +38,7 @@ CODES: dict[type[PNodeError], StatusCode] = {
     errors.WallClockBreach: StatusCode.DEADLINE_EXCEEDED,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
+    errors.StoreFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.BlobMissing: StatusCode.NOT_FOUND,
     errors.BlobCorrupt: StatusCode.DATA_LOSS,
     errors.PreconditionFailed: StatusCode.ABORTED,

@@ -32,6 +32,7 @@ OTHER = {
     "store.s3.region": "eu-central-1",
     "limits.memory": "3GiB",
     "limits.message": "1MiB",
+    "limits.disk": "2GiB",
     "limits.disk_free": "1GiB",
     "sandbox.require": "[seccomp,landlock]",
     "devnet.kill": "17",

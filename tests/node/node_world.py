@@ -21,6 +21,7 @@ from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode
+from pnode.node.quota import Quota
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.shelf import StateShelf
@@ -189,7 +190,8 @@ class World:
     def __init__(self, folder: Path, homes: Sequence[str] = ("a", "b", "c"), window: int = 4) -> None:
         self.specs = specs(len(homes), window)
         self.generation, self.epoch = 1, 1
-        shelf = StateShelf(LocalStore(folder))
+        store = LocalStore(folder / "store")
+        shelf = StateShelf(store, Quota(store, folder / "uploads.json", None))
         self.nodes = {name: WorldNode(name, self, shelf) for name in dict.fromkeys(homes)}
         self.homes = {spec.id: self.nodes[home] for spec, home in zip(self.specs, homes, strict=True)}
         for spec in self.specs:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pnode.errors import BadRequest, BlobMissing, ConfigError, PreconditionFailed, StoreUnavailable
+from pnode.errors import BadRequest, BlobMissing, ConfigError, PreconditionFailed, StoreFull, StoreUnavailable
 from pnode.storage.local import LocalStore
 
 
@@ -190,7 +190,7 @@ TestAgainstADict = AgainstADict.TestCase
 
 def test_the_owners_share_of_the_disk_stays_free(tmp_path: Path) -> None:
     store = LocalStore(tmp_path, keep_free_bytes=1 << 62)
-    with pytest.raises(StoreUnavailable, match="of the disk would stay free"):
+    with pytest.raises(StoreFull, match="of the disk would stay free"):
         store.put_if_absent("a/b", b"content")
     with pytest.raises(BlobMissing):
         store.get("a/b", max_bytes=10)
