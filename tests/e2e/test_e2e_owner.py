@@ -11,6 +11,7 @@ import pytest
 from pnode.devnet.child import end_all
 from pnode.errors import Busy, SpecError
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.tensors import metas
@@ -48,8 +49,8 @@ def request(memory_bytes: int, name: str = "v") -> node_pb2.AllocateRequest:
 def forward(peer: RemoteVNode) -> None:
     x = TensorBytes("x", tensor_pb2.DTYPE_F32, (1, 4), bytes(16))
     fence = request(MIB).fence
-    call = vnode_pb2.ForwardRequest(fence=fence, inputs=metas([x]), payloads=[bytes(x.payload)])
-    peer.forward(call, Deadline.after(20))
+    call = vnode_pb2.ForwardRequest(fence=fence, inputs=metas([x]))
+    peer.forward(Parcel(call, [x.payload]), Deadline.after(20))
 
 
 def test_memory_is_given_and_taken_back(net: Net, tmp_path: Path) -> None:
