@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constrai
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-processors test-aarch64 lint proto wheel clean
+.PHONY: help demo test test-slow test-faults test-processors test-aarch64 lint proto wheel clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: lint ## Lint, types and all tests but the slow ones
 
 test-slow: .venv/installed-dev ## The longer proofs
 	$(PY) -m pytest -m slow $(ARGS)
+
+test-faults: .venv/installed-dev ## 200 steps with lost, doubled, late calls and killed nodes, five seeds; then the long property of exactly once
+	$(PY) -m pytest -m slow tests/e2e/test_e2e_faults.py tests/properties/test_properties_exactly_once.py $(ARGS)
 
 test-processors: .venv/installed-dev ## The same bits as compiled for AVX2 and for SSE without fma
 	$(PY) -m pytest -m slow tests/kernels/test_kernels_processors.py $(ARGS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from pnode.node.settings import NodeSettings
     from pnode.orchestrator.settings import OrchestratorSettings
     from pnode.storage.blob import BlobStore
+    from pnode.transport.weather import Weather
+
+log = logging.getLogger(__name__)
 
 
 def node(settings: Settings, reread: Callable[[], Settings]) -> int:
@@ -96,6 +102,7 @@ def node_settings(settings: Settings) -> NodeSettings:
         default_deadline_s=settings.rpc.default_deadline_s,
         max_deadline_s=settings.rpc.max_deadline_s,
         start_s=settings.node.start_s,
+        weather=weather(settings, f"node {data_dir(settings).name}", announce_fault),
     )
 
 
@@ -117,7 +124,26 @@ def orchestrator_settings(settings: Settings) -> OrchestratorSettings:
         spread=mine.spread,
         pins=mine.pinned,
         min_nodes=mine.min_nodes,
+        weather=weather(settings, "orchestrator", announce_fault),
     )
+
+
+def weather(settings: Settings, who: str, on_fault: Callable[[str], None]) -> Weather | None:
+    """What befalls the calls of a process of the devnet: nothing, unless devnet.faults says otherwise."""
+    from pnode.transport.weather import Rates, Weather  # noqa: PLC0415
+
+    rates = settings.devnet.rates
+    found = Rates(rates["drop"], rates["duplicate"], rates["delay"], rates["reorder"])
+    if found.calm:
+        return None
+    log.warning("calls of this process meet with faults on purpose: devnet.faults=%s", settings.devnet.faults)
+    return Weather(found, f"{settings.devnet.seed} {who}", on_fault)
+
+
+def announce_fault(kind: str) -> None:
+    """One JSON line on stdout for the devnet, which counts them."""
+    sys.stdout.write(json.dumps({"event": "fault", "kind": kind}) + "\n")
+    sys.stdout.flush()
 
 
 def data_dir(settings: Settings) -> Path:

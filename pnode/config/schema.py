@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from pnode.config.rates import fault_rates
 from pnode.config.units import (
     Bytes,
     Flag,
@@ -179,14 +180,23 @@ def _kill(value: Any) -> str:
     return str(step)
 
 
+def _faults(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    fault_rates(text)
+    return text or "none"
+
+
 class DevnetSection(Section):
     """role=devnet: an orchestrator and its nodes on this machine."""
 
     nodes: Annotated[Whole, Field(ge=1, le=64)] = Field(description="PNodes to start")
     kill: Annotated[str, BeforeValidator(_kill)] = Field(description="SIGKILL a PNode mid-run: random, none, or a step")
     kills: Annotated[Whole, Field(ge=1, le=63)] = Field(description="how many PNodes to kill")
+    faults: Annotated[str, BeforeValidator(_faults)] = Field(
+        description="none, or rates: of calls drop, duplicate, delay, reorder, of steps kill; as drop:0.05,kill:0.01"
+    )
     seed: Annotated[Whole | None, BeforeValidator(nothing_as_none)] = Field(
-        description="of the kill's moment; without it the system's entropy, which the report names"
+        description="of kills and faults; without it the system's entropy, which the report names"
     )
     placement: Literal["spread", "one-three"] = Field(
         description="spread: stages apart; one-three: stages 1 and 3 on one PNode"
@@ -194,6 +204,11 @@ class DevnetSection(Section):
     folder: Text = Field(min_length=1, description="where the run's folder is made")
     heartbeat_s: Seconds = Field(description="time between heartbeats")
     reference: Flag = Field(description="train the same job in one process and compare digests")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """`faults` by kind."""
+        return fault_rates(self.faults)
 
 
 class JobSection(Section):

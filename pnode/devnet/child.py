@@ -62,7 +62,7 @@ class Child:
         self.serving: dict[str, Any] | None = None
         self._changed = threading.Condition()
         self._code: int | None = None
-        with log.open("wb") as stderr:
+        with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, *program, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from pnode.devnet import report
 from pnode.devnet.board import Board
 from pnode.devnet.fleet import Fleet, run_reference
 from pnode.devnet.killer import Killer
-from pnode.devnet.plan import Plan, make_plan, with_own_store
+from pnode.devnet.plan import Plan, make_plan, with_own_store, with_seed
 from pnode.devnet.view import shown
 from pnode.errors import ConfigError, SpecError
 from pnode.jobs.catalog import make_job
@@ -77,14 +77,14 @@ class _Run:
         self._board = board
         self._spec = orchestrator_pb2.RunSpec(id=plan.run, vnodes=job.cut(plan.run))
         self._seconds: dict[str, float] = {}
-        self._found: dict[str, Any] = {"generation": 0, "reference_digest": None, "bitwise_equal": None}
+        self._found: dict[str, Any] = {"generation": 0, "reference_digest": None, "bitwise_equal": None, "faults": {}}
 
     def complete(self) -> dict[str, Any]:
         """Everything; returns the line for stdout."""
         with Fleet(self._settings, self._plan, self._board) as fleet:
             with self._phase("start"):
                 fleet.start()
-            killer = Killer(self._plan.kills, fleet.nodes, self._board.killed)
+            killer = Killer(self._plan.kills, lambda: fleet.nodes, self._board.killed, fleet.bring_back)
             try:
                 with self._phase("train"):
                     self._train(fleet, killer)
@@ -122,9 +122,11 @@ class _Run:
             self._board.event(event)
             killer.event(event)
 
+        weather = roles.weather(with_seed(self._settings, self._plan), "driver", fleet.count)
+        self._found["faults"] = fleet.faults
         address = fleet.orchestrator.address
         with (
-            ChannelPool(max_message_bytes=self._settings.limits.message) as channels,
+            ChannelPool(max_message_bytes=self._settings.limits.message, weather=weather) as channels,
             Driver(
                 self._spec,
                 settings,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
+from collections import Counter
 from typing import Any
 
 from pnode.config import Settings
@@ -27,6 +30,10 @@ class Fleet:
         self._ending = False
         self._orchestrators: list[Child] = []
         self.nodes: list[Child] = []
+        self.faults: Counter[str] = Counter()
+        # Children die with the thread that started them: those that come back need one that lasts.
+        self._returning: queue.Queue[str | None] = queue.Queue()
+        self._returner = threading.Thread(target=self._bring_back_all, name="returner", daemon=True)
 
     def __enter__(self) -> Fleet:
         return self
@@ -50,6 +57,7 @@ class Fleet:
         first, *others = self._plan.nodes
         self._start_nodes([first])
         self._start_nodes(others)
+        self._returner.start()
 
     def _start_nodes(self, names: list[str]) -> None:
         where = self.orchestrator.address
@@ -59,6 +67,30 @@ class Fleet:
         for child in started:
             self._await(child, self._settings.node.start_s)
 
+    def bring_back(self, name: str) -> None:
+        """Start a node again that was killed; returns at once."""
+        self._returning.put(name)
+
+    def _bring_back_all(self) -> None:
+        while (name := self._returning.get()) is not None and not self._ending:
+            dead = [child for child in self.nodes if child.name == name]
+            try:
+                self._start_nodes([name])
+            except PNodeError as error:
+                if not self._ending:
+                    self._board.note(f"{name} did not come back: {error.message}")
+            for child in dead:
+                self.nodes.remove(child)
+
+    def count(self, kind: str) -> None:
+        """A fault has befallen a call of some process."""
+        with self._board.lock:
+            self.faults[kind] += 1
+
+    def _heard(self, line: dict[str, Any]) -> None:
+        if line.get("event") == "fault":
+            self.count(str(line["kind"]))
+
     def _launch(self, name: str, changes: dict[str, Any], among: list[Child]) -> Child:
         config = write_config(self._settings, changes, self._plan.path("config", f"{name}.yaml"))
         self._board.starting(name)
@@ -66,6 +98,7 @@ class Fleet:
             name,
             (*PNODE, "--config", str(config)),
             self._plan.path("logs", f"{name}.log"),
+            on_line=self._heard,
             on_end=lambda code: self._board.ended(name, code, expected=self._ending),
         )
         among.append(child)
@@ -79,7 +112,11 @@ class Fleet:
     def end(self, *, grace_s: float) -> None:
         """End the nodes, then the orchestrator. Safe to call twice."""
         self._ending = True
+        self._returning.put(None)
         end_all(self.nodes, grace_s)
+        if self._returner.is_alive():
+            self._returner.join(_GRACE_S)
+            end_all(self.nodes, 0.0)
         end_all(self._orchestrators, grace_s)
 
 

@@ -27,12 +27,22 @@ class Killed:
 
 
 class Killer:
-    """Watches the driver's events. `on_kill` is told from a timer's thread, just before the signal is sent."""
+    """Watches the driver's events. `nodes`: those of now. `bring_back`: starts a node of this name again.
 
-    def __init__(self, plan: Sequence[Kill], nodes: Sequence[Process], on_kill: Callable[[Killed], None]) -> None:
+    `on_kill` is told from a timer's thread, just before the signal is sent.
+    """
+
+    def __init__(
+        self,
+        plan: Sequence[Kill],
+        nodes: Callable[[], Sequence[Process]],
+        on_kill: Callable[[Killed], None],
+        bring_back: Callable[[str], None],
+    ) -> None:
         self._left = list(plan)
-        self._nodes = list(nodes)
+        self._nodes = nodes
         self._on_kill = on_kill
+        self._bring_back = bring_back
         self._seconds: deque[float] = deque([_FIRST_STEP_S], maxlen=20)
         self._hosting: set[str] = set()
         self._timer: threading.Timer | None = None
@@ -56,7 +66,9 @@ class Killer:
         self._timer.start()
 
     def _kill(self, kill: Kill, event: events.StepStarted, after_s: float) -> None:
-        alive = [node for node in self._nodes if node.exit_code is None]
+        alive = [node for node in self._nodes() if node.exit_code is None]
+        if not alive:
+            return
         hosting = [node for node in alive if node.address in self._hosting] or alive
         victim = hosting[int(kill.draw * len(hosting))]
         killed = Killed(victim.name, victim.pid, event.step, event.generation, after_s)
@@ -64,6 +76,8 @@ class Killer:
         # Told first, so that nobody takes its end for an accident.
         self._on_kill(killed)
         victim.kill()
+        if kill.returns:
+            self._bring_back(victim.name)
 
     def close(self) -> None:
         """Let a kill that is under way be carried out."""

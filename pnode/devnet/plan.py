@@ -25,11 +25,15 @@ _LEASE_S = 30.0
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL to a node during a step: after `fraction` of a step's usual time. `draw` in [0, 1) chooses the node."""
+    """SIGKILL to a node during a step: after `fraction` of a step's usual time. `draw` in [0, 1) chooses the node.
+
+    `returns`: the node is started again, as its owner's machine would start it.
+    """
 
     step: int
     fraction: float
     draw: float
+    returns: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def make_plan(settings: Settings) -> Plan:
     except OSError as error:
         raise ConfigError(f"devnet.folder: {devnet.folder}: {error.strerror}") from None
     nodes = {f"node-{number}": str(uuid.uuid4()) for number in range(1, devnet.nodes + 1)}
-    return Plan(run, folder, nodes, seed, plan_kills(devnet.kill, devnet.kills, job.steps, seed))
+    once = plan_kills(devnet.kill, devnet.kills, job.steps, seed)
+    now_and_then = plan_faults(devnet.rates["kill"], job.steps, seed)
+    return Plan(run, folder, nodes, seed, sorted([*once, *now_and_then], key=lambda kill: kill.step))
 
 
 def _check(settings: Settings) -> None:
@@ -85,6 +91,13 @@ def plan_kills(kill: str, num: int, steps: int, seed: int) -> list[Kill]:
     return [Kill(step, rng.random(), rng.random()) for step in sorted(at)]
 
 
+def plan_faults(rate: float, steps: int, seed: int) -> list[Kill]:
+    """Kills at this rate of steps, from the first step on, of nodes that return."""
+    rng = random.Random(f"{seed} kills")  # noqa: S311 - where to hurt, not what to hide
+    drawn = [(step, rng.random(), rng.random(), rng.random()) for step in range(steps)]
+    return [Kill(step, fraction, draw, returns=True) for step, chance, fraction, draw in drawn if chance < rate]
+
+
 def pins(settings: Settings, nodes: dict[str, str]) -> str:
     """Stages 1 and 3 on the first node, the others in turn on the rest; nothing where stages are spread."""
     if settings.devnet.placement == "spread":
@@ -104,6 +117,11 @@ def with_own_store(settings: Settings, plan: Plan) -> Settings:
     return settings.model_copy(update={"store": store})
 
 
+def with_seed(settings: Settings, plan: Plan) -> Settings:
+    """The settings with the seed of the plan, where they had none."""
+    return settings.model_copy(update={"devnet": settings.devnet.model_copy(update={"seed": plan.seed})})
+
+
 def orchestrator_changes(settings: Settings, plan: Plan) -> dict[str, Any]:
     """What the orchestrator of the devnet is told beyond the devnet's own settings."""
     return {
@@ -115,6 +133,7 @@ def orchestrator_changes(settings: Settings, plan: Plan) -> dict[str, Any]:
         "orchestrator.min_nodes": settings.devnet.nodes,
         "orchestrator.spread": settings.devnet.placement == "spread",
         "orchestrator.pins": pins(settings, plan.nodes),
+        "devnet.seed": plan.seed,
     }
 
 
@@ -126,6 +145,7 @@ def node_changes(settings: Settings, plan: Plan, name: str, orchestrator: str) -
         "node.port": 0,
         "node.data_dir": str(plan.folder / name),
         "orchestrator.address": orchestrator,
+        "devnet.seed": plan.seed,
     }
 
 

@@ -27,6 +27,8 @@ def summary(plan: Plan, job: Job, board: Board, kills: list[Killed], found: dict
         "bitwise_equal": found["bitwise_equal"],
         "test_accuracy": round(found["test_accuracy"], 6),
         "kills": len(kills),
+        "seed": plan.seed,
+        "faults": dict(sorted(found["faults"].items())),
         "steps": job.steps,
         "seconds": round(board.seconds, 2),
         "job": job.name,

@@ -82,7 +82,7 @@ class Node:
         )
         for name, why in self._zygote.missing_layers.items():
             log.warning("workers have no %s: %s", name, why)
-        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes)
+        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes, weather=settings.weather)
         self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._quota = Quota(store, settings.data_dir / "uploads.json", settings.disk_bytes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pnode.node.pressure import Thresholds
+from pnode.transport.weather import Weather
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class NodeSettings:
     default_deadline_s: float = 60.0
     max_deadline_s: float = 600.0
     start_s: float = 300.0
+    weather: Weather | None = None
     peer_backoff_s: float = 0.05
     peer_backoff_cap_s: float = 1.0
     reconnect_backoff_s: float = 0.5

@@ -53,7 +53,7 @@ class Executor:
         self._store = store
         self._settings = settings
         self._post = post
-        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes)
+        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes, weather=settings.weather)
         self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="orchestrate")
         self._probes = ThreadPoolExecutor(_PROBE_THREADS, thread_name_prefix="probe")
         self._lock = threading.Lock()
@@ -171,7 +171,9 @@ class Executor:
 
     def _probe(self, action: Probe) -> events.Probed:
         # By a connection of its own: the shared one may be waiting out its backoff after the node restarted.
-        with ChannelPool(max_message_bytes=self._settings.max_message_bytes) as channels:
+        with ChannelPool(
+            max_message_bytes=self._settings.max_message_bytes, weather=self._settings.weather
+        ) as channels:
             remote = RemoteNode(channels, action.address)
             reply = self._call(
                 lambda deadline: remote.inspect(node_pb2.InspectRequest(), deadline), self._settings.probe_s

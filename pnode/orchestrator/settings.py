@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pnode.transport.weather import Weather
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrchestratorSettings:
@@ -45,3 +47,4 @@ class OrchestratorSettings:
     max_runs: int = 256
     max_run_vnodes: int = 256
     num_threads: int = 16
+    weather: Weather | None = None

@@ -12,6 +12,7 @@ import grpc
 
 from pnode.errors import ConfigError, PeerUnavailable
 from pnode.transport.addresses import Address
+from pnode.transport.weather import Weather
 
 # The largest message, unless configured: 64 MiB.
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -75,8 +76,15 @@ class _Pooled:
 class ChannelPool:
     """One channel per address, made on first use. Thread-safe. The idle one used longest ago goes first."""
 
-    def __init__(self, *, max_message_bytes: int = MAX_MESSAGE_BYTES, settings: ChannelSettings | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        settings: ChannelSettings | None = None,
+        weather: Weather | None = None,
+    ) -> None:
         self.max_message_bytes = max_message_bytes
+        self.weather = weather
         self._settings = settings or ChannelSettings()
         self._options = self._settings.options(max_message_bytes)
         self._lock = threading.Lock()

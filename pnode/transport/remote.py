@@ -52,11 +52,17 @@ class _Remote:
 
     def _asked(self, name: str, request: Message | Parcel[Any], read: Callable[[bytes], T], deadline: Deadline) -> T:
         deadline.check()
-        raw = self._exchange(name, codec.written(request, self._pool.max_message_bytes), deadline)
+        raw = self._carried(name, codec.written(request, self._pool.max_message_bytes), deadline)
         try:
             return read(raw)
         except BadRequest as error:
             raise PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}") from error
+
+    def _carried(self, name: str, raw: bytes, deadline: Deadline) -> bytes:
+        weather = self._pool.weather
+        if weather is None:
+            return self._exchange(name, raw, deadline)
+        return weather.carry(lambda until: self._exchange(name, raw, until), self.address, name, deadline)
 
     def _exchange(self, name: str, raw: bytes, deadline: Deadline) -> bytes:
         with self._pool.lease(self._address) as channel:

@@ -125,7 +125,9 @@ def test_without_a_terminal_there_are_plain_lines_on_stderr_alone(
 def test_the_killer_kills_who_hosts_something_at_the_planned_step() -> None:
     killed: list[Killed] = []
     nodes = [*children(), *as_children([StandingChild("node-3", "127.0.0.1:3")])]
-    killer = Killer([Kill(2, 0.0, 0.99), Kill(5, 0.5, 0.0)], nodes, killed.append)
+    back: list[str] = []
+    plan = [Kill(2, 0.0, 0.99), Kill(5, 0.5, 0.0, returns=True)]
+    killer = Killer(plan, lambda: nodes, killed.append, back.append)
     killer.event(events.Serving(1, 0, PLACES))
     for step in range(4):
         killer.event(events.StepStarted(step, 1))
@@ -137,6 +139,7 @@ def test_the_killer_kills_who_hosts_something_at_the_planned_step() -> None:
     killer.close()
     assert [each.node for each in killer.done] == ["node-2", "node-1"], "the dead are not killed again"
     assert killer.done[1].generation == 2
+    assert back == ["node-1"]
 
 
 def as_children(nodes: Sequence[StandingChild]) -> list[Child]:
@@ -149,6 +152,7 @@ def test_the_report_and_the_curve_are_written(board: Board, tmp_path: Path) -> N
     job, plan = make_job(settings.job), make_plan(settings)
     kills = [Killed("node-2", 1, 3, 1, 0.01)]
     found = {"digest": "a", "reference_digest": "a", "bitwise_equal": True, "test_accuracy": 0.98, "generation": 2}
+    found |= {"faults": {"drop": 3}}
     summary = report.summary(plan, job, board, kills, found)
     for key in ("digest", "reference_digest", "bitwise_equal", "test_accuracy", "kills", "steps", "seconds"):
         assert key in summary

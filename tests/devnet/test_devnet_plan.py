@@ -15,8 +15,10 @@ from pnode.devnet.plan import (
     node_changes,
     orchestrator_changes,
     pins,
+    plan_faults,
     plan_kills,
     with_own_store,
+    with_seed,
     write_config,
 )
 from pnode.errors import ConfigError
@@ -39,6 +41,24 @@ def test_random_kills_come_in_the_middle_of_the_run(steps: int, num: int, seed: 
 def test_kills_where_they_were_asked_for() -> None:
     assert plan_kills("none", 1, 100, 0) == []
     assert [kill.step for kill in plan_kills("17", 2, 100, 0)] == [17, 17]
+
+
+def test_faults_kill_at_their_rate_and_those_nodes_return(tmp_path: Path) -> None:
+    kills = plan_faults(0.1, 1000, seed=3)
+    assert kills == plan_faults(0.1, 1000, seed=3)
+    assert 60 < len(kills) < 140
+    assert all(kill.returns for kill in kills)
+    assert plan_faults(0.0, 1000, seed=3) == []
+    plan = make_plan(settings(tmp_path, "devnet.faults=kill:0.5", "job.steps=50"))
+    assert [kill.step for kill in plan.kills] == sorted(kill.step for kill in plan.kills)
+    assert sum(not kill.returns for kill in plan.kills) == 1, "the one of devnet.kill"
+
+
+def test_children_have_the_seed_of_the_run(tmp_path: Path) -> None:
+    plan = make_plan(settings(tmp_path))
+    assert orchestrator_changes(settings(tmp_path), plan)["devnet.seed"] == plan.seed
+    assert node_changes(settings(tmp_path), plan, "node-1", "127.0.0.1:1")["devnet.seed"] == plan.seed
+    assert with_seed(settings(tmp_path), plan).devnet.seed == plan.seed
 
 
 def test_every_run_has_a_folder_of_its_own_and_says_its_seed(tmp_path: Path) -> None:
