@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constrai
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults test-processors test-aarch64 lint proto wheel clean
+.PHONY: help demo test test-slow test-faults test-processors test-aarch64 fuzz lint proto wheel clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -35,6 +35,12 @@ test-processors: .venv/installed-dev ## The same bits as compiled for AVX2 and f
 
 test-aarch64: .venv/installed-dev ## The same bits on aarch64, under qemu; prepares all it needs in ~/.cache
 	PYTHON=$(abspath $(PY)) kernels/test_aarch64.sh $(ARGS)
+
+# Apart from the development install: there is no wheel of it for every interpreter, and it is of use here alone.
+fuzz: .venv/installed-dev ## Parsers of bytes from outside, fuzzed by coverage: ARGS='--seconds 600'
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip --disable-pip-version-check install -q --only-binary :all: $(PIP_FLAGS) 'atheris>=3,<4' \
+		|| { echo "skipped: no wheel of atheris can be had for $$($(PY) -V) on $$(uname -m)"; exit 0; }; \
+		$(PY) -m tests.fuzz $(ARGS)
 
 lint: .venv/installed-dev ## ruff and mypy; warnings are errors
 	$(PY) -m ruff check
