@@ -67,6 +67,7 @@ class LimitsSection(Section):
     disk: Annotated[Bytes | None, BeforeValidator(nothing_as_none)] = Field(
         description="space in the store for what this node uploads: of each VNode its kept states and one more"
     )
+    in_flight: Annotated[Bytes, Field(ge=2**20)] = Field(description="memory for messages that are here at once")
     disk_free: Bytes = Field(description="space that checkpoints leave free on the disk of a file:// store")
 
 
@@ -116,6 +117,7 @@ class RpcSection(Section):
 
     default_deadline_s: Seconds = Field(description="deadline of calls that bring none")
     max_deadline_s: Seconds = Field(description="longest deadline of any call")
+    receive_s: Seconds = Field(description="longest time that a message may take to come")
 
 
 class OrchestratorSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pnode.errors import Busy, SpecError
@@ -62,3 +63,17 @@ def _admit_states(spec: spec_pb2.VNodeSpec, guests: Guests, disk_bytes: int) -> 
 def kept_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """Of a VNode's states in the store at most: retention removes the oldest once a newer one was committed."""
     return (int(spec.checkpoint.keep) + 1) * sizes.state_bytes(spec)
+
+
+def admit_window(spec: spec_pb2.VNodeSpec, others: Iterable[spec_pb2.VNodeSpec], in_flight_bytes: int) -> None:
+    """Reserve the front's memory for a full window of microbatches, so that none that is admitted ever lacks it.
+
+    Raises SpecError for a window that never fits `in_flight_bytes`, Busy for one that does not fit now.
+    """
+    need = sizes.window_bytes(spec)
+    if need > in_flight_bytes:
+        why = f"{spec.window} microbatches of {spec.limits.max_rows} rows take {need} bytes, over the {in_flight_bytes}"
+        raise SpecError("window", f"{why} that this node grants to messages (limits.in_flight)")
+    free = in_flight_bytes - sum(map(sizes.window_bytes, others))
+    if need > free:
+        raise Busy(f"its window needs {need} bytes for messages, {max(0, free)} are free", retry_after_s=_RETRY_AFTER_S)

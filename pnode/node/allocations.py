@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from pnode.errors import Conflict, StaleFence, UnknownVNode
-from pnode.node.admission import Guests, admit, kept_bytes
+from pnode.node.admission import Guests, admit, admit_window, kept_bytes
 from pnode.node.budget import Budget
 from pnode.node.hosted import HostedVNode
 from pnode.v1 import node_pb2, vnode_pb2
@@ -22,12 +22,18 @@ class Allocations:
     """The VNodes allocated here, by (run, id). Thread-safe; `max_vnodes` and `disk_bytes` may be set at any time."""
 
     def __init__(
-        self, make: Callable[[node_pb2.AllocateRequest], HostedVNode], *, max_vnodes: int, budget: Budget
+        self,
+        make: Callable[[node_pb2.AllocateRequest], HostedVNode],
+        *,
+        max_vnodes: int,
+        budget: Budget,
+        in_flight_bytes: int,
     ) -> None:
         self._make = make
         self.max_vnodes = max_vnodes
         self.disk_bytes: int | None = None
         self._budget = budget
+        self._in_flight_bytes = in_flight_bytes
         self._lock = threading.Lock()
         self._vnodes: dict[Key, HostedVNode] = {}
         self._released: OrderedDict[Key, int] = OrderedDict()
@@ -93,6 +99,7 @@ class Allocations:
         kept = sum(kept_bytes(vnode.spec) for vnode in others)
         guests = Guests(len(others), _limits_bytes(others), _used_bytes(others), kept)
         admit(request.spec, guests, self._budget, max_vnodes=self.max_vnodes, disk_bytes=self.disk_bytes)
+        admit_window(request.spec, [vnode.spec for vnode in others], self._in_flight_bytes)
 
     def release(self, fence: vnode_pb2.Fence) -> bool:
         """Let a VNode go. False where it was not here, or only under a newer epoch."""

@@ -76,6 +76,7 @@ class TrainChain:
                 vnode.check_caller(request.caller)
                 admission = vnode.ledger.admit(key, digest)
                 if not isinstance(admission, Join):
+                    deadline.caller.hand_over()
                     return admission
                 if not deadline.pause(vnode.changed):
                     raise DeadlineExceeded(f"microbatch {key.microbatch} of step {key.step} is still running")

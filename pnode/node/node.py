@@ -87,7 +87,9 @@ class Node:
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._quota = Quota(store, settings.data_dir / "uploads.json", settings.disk_bytes)
         self._shelf = StateShelf(store, self._quota)
-        self._allocations = Allocations(self._host, max_vnodes=settings.max_vnodes, budget=self._budget)
+        self._allocations = Allocations(
+            self._host, max_vnodes=settings.max_vnodes, budget=self._budget, in_flight_bytes=settings.in_flight_bytes
+        )
         self._allocations.disk_bytes = settings.disk_bytes
         routes = Routes(
             local=self._local,
@@ -128,6 +130,9 @@ class Node:
             max_message_bytes=settings.max_message_bytes,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
+            in_flight_bytes=settings.in_flight_bytes,
+            receive_s=settings.receive_s,
+            counters=self.counters,
         )
         self.address = f"{settings.host}:{self._server.port}"
         self._guard = Guard(self._relieve, limits=settings.pressure, look=self._look)

@@ -27,6 +27,7 @@ class NodeSettings:
     max_message_bytes: int = 64 << 20
     max_queue: int = 64
     max_queue_per_client: int = 16
+    in_flight_bytes: int = 512 << 20
     require_layers: tuple[str, ...] = ("seccomp",)
     # Calls to VNodes at once. It must cover the windows of all VNodes here, or a chain that comes back to this node
     # could find no thread; idle threads are never made.
@@ -35,6 +36,7 @@ class NodeSettings:
     join_s: float = 60.0
     default_deadline_s: float = 60.0
     max_deadline_s: float = 600.0
+    receive_s: float = 20.0
     start_s: float = 300.0
     weather: Weather | None = None
     peer_backoff_s: float = 0.05

@@ -10,7 +10,7 @@ _MAX_NAMES = 4096
 
 
 class Counters:
-    """Named counts, thread-safe. A name is words joined by dots, the general one first: `refused.Train.BUSY`."""
+    """Named counts, thread-safe. A name is words joined by dots, the general one first: `refused.train.BUSY`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -60,6 +60,8 @@ class Orchestrator:
             host=settings.host,
             port=settings.port,
             max_message_bytes=settings.max_message_bytes,
+            in_flight_bytes=settings.in_flight_bytes,
+            receive_s=settings.receive_s,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
         )

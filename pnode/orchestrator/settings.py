@@ -20,6 +20,8 @@ class OrchestratorSettings:
     host: str = "127.0.0.1"
     port: int = 50050
     max_message_bytes: int = 64 << 20
+    in_flight_bytes: int = 512 << 20
+    receive_s: float = 20.0
     default_deadline_s: float = 30.0
     max_deadline_s: float = 600.0
 

@@ -24,6 +24,10 @@ def _always() -> bool:
     return True
 
 
+def _nothing() -> None:
+    pass
+
+
 class Caller:
     """Who waits for an answer: a name to be fair by, and whether it still waits. Thread-safe."""
 
@@ -32,6 +36,7 @@ class Caller:
         self._waits = waits
         self._lock = threading.Lock()
         self._left = False
+        self._hand_over: Callable[[], None] = _nothing
         self._listeners: dict[object, Callable[[], object]] = {}
 
     @classmethod
@@ -52,8 +57,18 @@ class Caller:
         with self._lock:
             self._left = True
             listeners, self._listeners = list(self._listeners.values()), {}
+            # Whoever keeps a deadline longer than its call lasts must not keep the call and its message too.
+            self._waits, self._hand_over = _always, _nothing
         for listener in listeners:
             listener()
+
+    def carry(self, hand_over: Callable[[], None]) -> None:
+        """What to call when somebody else takes the memory of the call's message into account."""
+        self._hand_over = hand_over
+
+    def hand_over(self) -> None:
+        """Whoever admitted the work has memory reserved for it: the message is counted there from here on."""
+        self._hand_over()
 
     @contextmanager
     def telling(self, listener: Callable[[], object]) -> Iterator[None]:

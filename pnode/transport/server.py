@@ -11,19 +11,31 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from pnode.errors import BadRequest, ConfigError
-from pnode.transport import health, methods
+from pnode.observe.counters import Counters
+from pnode.transport import arenas, health, methods
 from pnode.transport.addresses import loopback
 from pnode.transport.api import NodeApi, OrchestratorApi, RunsApi, VNodesApi
 from pnode.transport.channels import MAX_MESSAGE_BYTES, size_options
 from pnode.transport.deadline import Deadline
 from pnode.transport.health import Health
+from pnode.transport.intake import Intake
 from pnode.transport.lanes import Lane
 from pnode.transport.servicers import CallLimits, Router
+from pnode.transport.turns import Bounds
+from pnode.transport.watch import Watch
 
 # Control calls are short: a burst of heartbeats waits its turn; this many may.
 _CONTROL_QUEUE = 1024
 # Refusals share one thread and wait for no message; beyond this many at once gRPC itself refuses.
 _MAX_REFUSALS = 4096
+# A client that is gone, or has stopped to read, is found out by pings, whatever calls of it are under way.
+_KEEPALIVE_S = 60.0
+_KEEPALIVE_TIMEOUT_S = 20.0
+# Of one connection, beside its calls to VNodes.
+_CONTROL_STREAMS = 64
+_MAX_CONNECTIONS = 1024
+# The memory of messages in flight, unless configured.
+IN_FLIGHT_BYTES = 512 * 2**20
 # After the grace, this long for replies on their way out and for cancelled handlers to notice.
 _FLUSH_S = 0.5
 _NOTICE_S = 2.0
@@ -42,6 +54,9 @@ def make_server(
     control_threads: int = 8,
     default_deadline_s: float = 60.0,
     max_deadline_s: float = 3600.0,
+    in_flight_bytes: int = IN_FLIGHT_BYTES,
+    receive_s: float = 20.0,
+    counters: Counters | None = None,
 ) -> Server:
     """A server bound to its port, not yet started. Port 0: the system chooses.
 
@@ -49,29 +64,48 @@ def make_server(
     VNodes served here, or a chain that comes back to this process could find no thread. Calls that set no deadline
     have `default_deadline_s`, and none has more than `max_deadline_s`.
 
+    The messages of calls to VNodes that are here at once take at most `in_flight_bytes`, those that a VNode's window
+    has admitted not counted; those of the other calls a quarter of that. A message must have come within `receive_s`.
+
     Raises ConfigError where the host is not loopback or the port cannot be bound.
     """
-    limits = CallLimits(max_message_bytes, default_deadline_s, max_deadline_s)
+    arenas.use_few()
     lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
+    watch, counters = Watch(), counters or Counters()
+
+    def limits(budget_bytes: int, queue: Bounds | None) -> CallLimits:
+        intake = Intake(
+            watch,
+            budget_bytes=budget_bytes,
+            max_message_bytes=max_message_bytes,
+            receive_s=receive_s,
+            queue=queue,
+        )
+        return CallLimits(max_message_bytes, default_deadline_s, max_deadline_s, intake, counters)
+
+    # No one caller's messages, that may be slow to come, take all threads. Control calls have few callers, and small.
+    work = limits(in_flight_bytes, Bounds(most=max(4, max_threads * 3 // 4), most_each=max(4, max_threads // 4)))
+    control = limits(in_flight_bytes // 4, None)
     served = [
-        _Served(service, api, lane)
-        for service, api, lane in (
-            (methods.VNODES, vnodes, lanes.work),
-            (methods.PNODE, node, lanes.control),
-            (methods.ORCHESTRATOR, orchestrator, lanes.control),
-            (methods.RUNS, runs, lanes.runs),
+        _Served(service, api, lane, held_to)
+        for service, api, lane, held_to in (
+            (methods.VNODES, vnodes, lanes.work, work),
+            (methods.PNODE, node, lanes.control, control),
+            (methods.ORCHESTRATOR, orchestrator, lanes.control, control),
+            (methods.RUNS, runs, lanes.runs, control),
         )
         if api is not None
     ]
-    return Server(served, lanes, limits, host, port)
+    return Server(served, lanes, watch, counters, max_message_bytes, host, port)
 
 
 class _Served(NamedTuple):
-    """A service, who implements it, and where its calls run."""
+    """A service, who implements it, where its calls run, and what they are held to."""
 
     service: ServiceDescriptor
     api: object
     lane: Lane
+    limits: CallLimits
 
 
 class _Lanes:
@@ -99,19 +133,30 @@ class _Lanes:
 class Server:
     """A server with its port. `start` serves, `stop` ends in good order; neither can be undone."""
 
-    def __init__(self, served: list[_Served], lanes: _Lanes, limits: CallLimits, host: str, port: int) -> None:
+    def __init__(
+        self,
+        served: list[_Served],
+        lanes: _Lanes,
+        watch: Watch,
+        counters: Counters,
+        max_message_bytes: int,
+        host: str,
+        port: int,
+    ) -> None:
+        self.served = served
         self._names = [each.service.full_name for each in served]
         self._lanes = lanes
-        self._router = Router(lanes.refusals)
-        for service, api, lane in served:
+        self._watch = watch
+        self._router = Router(lanes.refusals, counters)
+        for service, api, lane, limits in served:
             self._router.serve(service, api, lane, limits)
-        self._health = Health(self._names)
+        self._health = Health(self._names, watch)
         self._health.add_to(self._router, lanes.health, lanes.streams)
-        health.add_reflection(self._router, self._names, lanes.streams)
+        health.add_reflection(self._router, self._names, lanes.streams, watch)
         self._inner = grpc.server(
             lanes.work,
             handlers=[self._router],
-            options=_options(limits.max_message_bytes),
+            options=_options(max_message_bytes, lanes.work.capacity),
             maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
         )
         self.port = _bind(self._inner, host, port)
@@ -161,22 +206,31 @@ class Server:
         if terminated:
             for lane in self._lanes.every:
                 lane.shutdown(wait=ended, cancel_futures=True)
+        self._watch.close()
         return terminated and ended
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
     return [
         # Two servers on one port would share its calls in silence.
         ("grpc.so_reuseport", 0),
         *size_options(max_message_bytes),
-        ("grpc.max_concurrent_streams", 1024),
+        # Of one connection. It must not be less than the work lane takes: a chain that comes back over the connection
+        # of a peer would wait for itself.
+        ("grpc.max_concurrent_streams", num_calls + _CONTROL_STREAMS),
+        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        # Who connects and says nothing.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # Without probes the window of a message that nobody has asked for yet stays at 64 KiB. With them it grows until
+        # whole messages lie in memory unseen. Once one is asked for, its window is its size: nothing is slower.
+        ("grpc.http2.bdp_probe", 0),
         # Clients ping every 30 s while a call runs; gRPC's default would take that for an attack and hang up.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # And a client that is gone is noticed, so that its calls are cancelled.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.ping_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", round(_KEEPALIVE_S * 1e3)),
+        ("grpc.keepalive_timeout_ms", round(_KEEPALIVE_TIMEOUT_S * 1e3)),
+        ("grpc.http2.ping_timeout_ms", round(_KEEPALIVE_TIMEOUT_S * 1e3)),
     ]
 
 

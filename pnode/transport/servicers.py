@@ -6,7 +6,7 @@ Requests are parsed here, not by gRPC, which would answer a truncated message wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -14,9 +14,11 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from pnode.errors import Busy, Draining, PNodeError
+from pnode.observe.counters import Counters
 from pnode.transport import codec
 from pnode.transport.callers import caller_name
 from pnode.transport.deadline import Deadline
+from pnode.transport.intake import Intake
 from pnode.transport.lanes import Lane
 from pnode.transport.methods import Method, methods_of
 from pnode.transport.status import abort
@@ -38,6 +40,8 @@ class CallLimits:
     max_message_bytes: int
     default_deadline_s: float
     max_deadline_s: float
+    intake: Intake
+    counters: Counters
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Entry:
 class Router(grpc.GenericRpcHandler):
     """Finds the handler of a call, or refuses it at once: before its message is even received."""
 
-    def __init__(self, refusals: Lane) -> None:
+    def __init__(self, refusals: Lane, counters: Counters) -> None:
+        self._counters = counters
         self._entries: dict[str, Entry] = {}
         self._refusals = refusals
         self._spared: frozenset[str] = frozenset()
@@ -72,7 +77,9 @@ class Router(grpc.GenericRpcHandler):
         """Serve every method of a service by the attribute of `api` that has its name."""
         for method in methods_of(service):
             behaviour = Behaviour(_unary(method, getattr(api, method.attribute), limits), lane)
-            self.add(method.path, grpc.unary_unary_rpc_method_handler(behaviour), lane)
+            # As a stream of requests, of which only the first is asked for: on the wire it is the same, and nothing
+            # is received before there is room.
+            self.add(method.path, grpc.stream_unary_rpc_method_handler(behaviour), lane)
 
     def add(self, path: str, handler: Handler, lane: Lane) -> None:
         """Serve one method, of any kind."""
@@ -87,6 +94,7 @@ class Router(grpc.GenericRpcHandler):
         path = handler_call_details.method
         entry = self._entries.get(path)
         if entry is None:
+            self._counters.add("refused.unknown_method")
             return None
         if self._closed and path not in self._spared:
             return self._refusal(Draining("this process is stopping"))
@@ -94,6 +102,7 @@ class Router(grpc.GenericRpcHandler):
             error = Busy(
                 f"{entry.lane.num_calls} calls are in the {entry.lane.name} lane", retry_after_s=_RETRY_AFTER_S
             )
+            self._counters.add(f"refused.lane.{entry.lane.name}")
             return self._refusal(error)
         return entry.handler
 
@@ -107,19 +116,26 @@ class Router(grpc.GenericRpcHandler):
 
 def _unary(
     method: Method, call: Callable[[Any, Deadline], Any], limits: CallLimits
-) -> Callable[[bytes, Context], bytes]:
+) -> Callable[[Iterator[bytes], Context], bytes]:
     read = codec.reader_of(method.request)
 
-    def answer(raw: bytes, context: Context) -> bytes:
+    def answer(raws: Iterator[bytes], context: Context) -> bytes:
         try:
             name = caller_name(context)
             deadline = Deadline.of_call(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )
             deadline.check()
-            return codec.written(call(read(raw), deadline), limits.max_message_bytes)
+            with limits.intake.received(raws, context, deadline) as received:
+                reply = call(read(received.raw), deadline)
+                return received.answered(codec.written(reply, limits.max_message_bytes))
         except PNodeError as error:
+            limits.counters.add(f"refused.{method.attribute}.{error.reason}")
             return abort(context, error)
+        except grpc.RpcError:
+            # The call has ended before its message was here; gRPC, who raised this, knows.
+            limits.counters.add(f"ended.{method.attribute}")
+            raise
         except Exception:
             # The boundary of the process: the caller learns that something failed, the log learns what.
             log.exception("%s failed", method.path)

@@ -380,7 +380,7 @@ class InspectReply(_message.Message):
     def vnodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostedVNode]: ...
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """since the node started: refused.Train.BUSY, forward.joined, .."""
+        """since the node started: refused.train.BUSY, forward.joined, .."""
 
     def __init__(
         self,

@@ -27,6 +27,12 @@ def outbox_bytes(spec: spec_pb2.VNodeSpec) -> int:
     return _pages(max(outputs, gradients, state_bytes(spec) + SLACK_BYTES))
 
 
+def window_bytes(spec: spec_pb2.VNodeSpec) -> int:
+    """What a front holds at most for the microbatches of a full window: inputs, targets, outputs, and all gradients."""
+    inputs, outputs = _shapes(spec.inputs), _named(spec, spec.outputs)
+    return spec.window * _rows_bytes(spec, [*inputs, *_shapes(spec.targets), *outputs, *outputs, *inputs])
+
+
 def state_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """The size of the largest state record that fits this spec."""
     last = state.MAX_VERSION  # the longest header

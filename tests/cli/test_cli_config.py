@@ -33,6 +33,7 @@ OTHER = {
     "limits.memory": "3GiB",
     "limits.message": "1MiB",
     "limits.disk": "2GiB",
+    "limits.in_flight": "64MiB",
     "limits.disk_free": "1GiB",
     "sandbox.require": "[seccomp,landlock]",
     "devnet.kill": "17",

@@ -141,7 +141,7 @@ class WorldNode:
         self._shelf = shelf
         self.gate = Gate()
         self.counters = Counters()
-        self.allocations = Allocations(self._host, max_vnodes=4, budget=ROOMY)
+        self.allocations = Allocations(self._host, max_vnodes=4, budget=ROOMY, in_flight_bytes=1 << 26)
         self.closing = threading.Event()
         routes = Routes(
             local=self._local,

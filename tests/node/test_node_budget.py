@@ -8,9 +8,10 @@ from node_world import specs
 
 from pnode.errors import Busy, SpecError
 from pnode.node import budget
-from pnode.node.admission import Guests, admit
+from pnode.node.admission import Guests, admit, admit_window
 from pnode.node.budget import Budget
 from pnode.v1 import spec_pb2
+from pnode.vnode import sizes
 
 GIB = 1 << 30
 
@@ -79,3 +80,15 @@ def test_a_refusal_for_now_names_need_room_and_time(guests: Guests, granted: Bud
     with pytest.raises(Busy, match=message) as refusal:
         admit(with_memory(GIB), guests, granted, max_vnodes=3)
     assert refusal.value.retry_after_s
+
+
+def test_the_messages_of_a_window_are_reserved_with_it() -> None:
+    spec = specs()[0]
+    need = sizes.window_bytes(spec)
+    assert need > spec.window * spec.limits.max_rows * 4 * (12 + 2 * 24 + 12)
+    admit_window(spec, [spec], 2 * need)
+    with pytest.raises(Busy, match=f"its window needs {need} bytes for messages, {need - 1} are free") as refusal:
+        admit_window(spec, [spec], 2 * need - 1)
+    assert refusal.value.retry_after_s
+    with pytest.raises(SpecError, match=rf"window: {spec.window} microbatches of {spec.limits.max_rows} rows"):
+        admit_window(spec, [], need - 1)

@@ -1,0 +1,102 @@
+"""How messages come in: within a budget of memory that is taken before a byte of them is read, and in time.
+
+gRPC holds a message whole before anybody can look at it, and how large it is nobody knows until then. So each call is
+counted with the largest message before it is asked for, with its own size from then on, and with that of its reply
+until that has left. Callers get the room by turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from pnode.errors import BadRequest, Busy, DeadlineExceeded
+from pnode.transport.deadline import Deadline
+from pnode.transport.turns import Bounds, FairTurns, Ticket
+from pnode.transport.watch import Watch
+
+# Of every message gRPC's own buffer and the bytes that Python is given exist at the same time.
+COPIES = 2
+# What a caller that found no room should wait: about the time of one large message.
+_RETRY_AFTER_S = 0.5
+# A handler answers by itself at its deadline; after so long more the call is ended for it.
+_GRACE_S = 2.0
+
+
+class Received:
+    """A message, and what is counted for it."""
+
+    def __init__(self, raw: bytes, turns: FairTurns, ticket: Ticket) -> None:
+        self.raw = raw
+        self._turns = turns
+        self._ticket = ticket
+        turns.resize(ticket, COPIES * len(raw))
+
+    def hand_over(self) -> None:
+        """The message is counted elsewhere from here on: with the VNode that has admitted it."""
+        self._turns.resize(self._ticket, 0)
+
+    def answered(self, reply: bytes) -> bytes:
+        """The reply, which is counted in place of the message until it has left."""
+        self._turns.resize(self._ticket, COPIES * len(reply))
+        return reply
+
+
+class Intake:
+    """The memory of the messages in flight of one kind of calls."""
+
+    def __init__(
+        self, watch: Watch, *, budget_bytes: int, max_message_bytes: int, receive_s: float, queue: Bounds | None
+    ) -> None:
+        """receive_s: how long a message may take to come. queue: how many calls may wait for room, each with a thread.
+
+        The budget is that of at least two messages, so that no caller can hold all of it.
+        """
+        self._watch = watch
+        self._message_bytes = COPIES * max_message_bytes
+        budget_bytes = max(budget_bytes, 2 * self._message_bytes)
+        self._receive_s = receive_s
+        self._turns = FairTurns("the memory of messages", capacity=budget_bytes, share=budget_bytes // 2)
+        self._queue = queue
+
+    @contextmanager
+    def received(self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline) -> Iterator[Received]:
+        """The message of a call, once there is room for it and it has come. The whole call is watched from here on.
+
+        Raises Busy without room, BadRequest where no message comes. A call that ends while it is waited for raises
+        what gRPC raises, for gRPC.
+        """
+        ticket = self._room(deadline)
+        called_off: list[Callable[[], None]] = []
+
+        def release() -> None:
+            self._turns.resize(ticket, 0)
+            for call_off in called_off:
+                call_off()
+
+        try:
+            with self._watch.over(min(self._receive_s, deadline.left_s() + _GRACE_S), context.cancel):
+                raw = next(raws, None)
+            if raw is None:
+                raise BadRequest("the call brought no message")
+            received = Received(raw, self._turns, ticket)
+            deadline.caller.carry(received.hand_over)
+            called_off.append(self._watch.begin(deadline.left_s() + _GRACE_S, context.cancel))
+            yield received
+        except BaseException:
+            release()
+            raise
+        # What is on its way out is counted until it has left, or nobody waits for it any more.
+        if not context.add_callback(release):
+            release()
+
+    def _room(self, deadline: Deadline) -> Ticket:
+        ticket = self._turns.ask(deadline.caller.name, self._message_bytes, bounds=self._queue)
+        try:
+            self._turns.wait(ticket, deadline.at_most(self._receive_s))
+        except DeadlineExceeded:
+            deadline.check()
+            raise Busy("no memory for messages is free", retry_after_s=_RETRY_AFTER_S) from None
+        return ticket

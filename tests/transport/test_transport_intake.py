@@ -1,0 +1,222 @@
+"""How messages come in: in time, within a budget, by turns; silent and deaf strangers hold nothing for long."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from transport_clients import address_of, check, send_raw
+from transport_fakes import WAIT_S, BlockedVNodes, Calling, FakeVNodes
+
+from pnode.errors import BadRequest, Busy
+from pnode.observe.counters import Counters
+from pnode.transport import health
+from pnode.transport import server as server_module
+from pnode.transport.api import ForwardReply, ForwardRequest
+from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
+from pnode.transport.deadline import Deadline
+from pnode.transport.intake import COPIES
+from pnode.transport.remote import RemoteVNode
+from pnode.transport.server import Server
+from pnode.transport.watch import Watch
+from pnode.v1 import vnode_pb2
+
+Serve = Callable[..., Server]
+FORWARD = "/pnode.v1.VNodes/Forward"
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+MIB = 2**20
+
+
+@contextmanager
+def silent(channel: grpc.Channel, path: str) -> Iterator[Any]:
+    """A call that is opened without a deadline and sends nothing; it is cancelled on the way out."""
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(WAIT_S)
+        yield from ()
+
+    send: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(path)
+    call = send.future(nothing())
+    try:
+        yield call
+    finally:
+        call.cancel()
+        ended.set()
+
+
+def channel_to(server: Server, number: int = 0) -> grpc.Channel:
+    """A connection of its own for each number."""
+    return grpc.insecure_channel(address_of(server), options=[("grpc.primary_user_agent", f"stranger-{number}")])
+
+
+def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = Deadline.after(seconds)
+    while not holds():
+        assert not deadline.passed
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("path", [CHECK, WATCH])
+def test_strangers_that_send_nothing_do_not_silence_health(
+    serve: Serve, pool: ChannelPool, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_RECEIVE_S", 0.2)
+    server = serve()
+    with channel_to(server) as channel, ExitStack() as stack:
+        calls = [stack.enter_context(silent(channel, path)) for _ in range(40)]
+        # All of their threads are given back, though nobody hung up.
+        assert check(pool, server, "") == health_pb2.HealthCheckResponse.SERVING
+        assert all(isinstance(call.exception(timeout=WAIT_S), grpc.RpcError) for call in calls)
+        until(lambda: not server._lanes.health.num_calls and not server._lanes.streams.num_calls)
+
+
+def test_a_message_that_does_not_come_in_time_ends_its_call(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    counters, fake = Counters(), FakeVNodes()
+    server = serve(vnodes=fake, max_threads=2, receive_s=0.2, counters=counters)
+    with channel_to(server) as channel, silent(channel, FORWARD) as call:
+        error = call.exception(timeout=WAIT_S)
+        assert isinstance(error, grpc.Call)
+        assert error.code() is grpc.StatusCode.CANCELLED
+        until(lambda: counters.value("ended.forward") == 1)
+        RemoteVNode(pool, address_of(server)).forward(Parcel(vnode_pb2.ForwardRequest()), soon)
+    assert len(fake.seen) == 1
+
+
+def test_one_silent_stranger_leaves_room_and_threads_to_others(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    counters = Counters()
+    server = serve(vnodes=FakeVNodes(), max_threads=16, receive_s=WAIT_S, in_flight_bytes=1, counters=counters)
+    with channel_to(server) as channel, ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(silent(channel, FORWARD))
+        # One is received, four wait for room; the others are refused, and a quarter of the threads is enough for them.
+        until(lambda: counters.value("refused.forward.BUSY") == 15)
+        until(lambda: server._lanes.work.num_calls == 5)
+        RemoteVNode(pool, address_of(server)).forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(MIB)]), soon)
+    until(lambda: server._lanes.work.num_calls == 0)
+
+
+def test_a_call_that_ends_without_a_message_is_a_bad_request(serve: Serve) -> None:
+    server = serve(vnodes=FakeVNodes())
+    with channel_to(server) as channel:
+        for path in (FORWARD, CHECK):
+            send: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(path)
+            with pytest.raises(grpc.RpcError) as caught:
+                send(iter(()), timeout=WAIT_S)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == "the call brought no message"
+
+
+def test_messages_beyond_the_budget_wait_for_room_or_are_refused(serve: Serve) -> None:
+    vnodes, counters = BlockedVNodes(), Counters()
+    # Room for two messages of a mebibyte; one client may hold one of them.
+    server = serve(
+        vnodes=vnodes, max_message_bytes=MIB + 1000, in_flight_bytes=1, receive_s=0.3, max_threads=8, counters=counters
+    )
+    request = Parcel(vnode_pb2.ForwardRequest(), [bytes(MIB)])
+    soon = Deadline.after(WAIT_S)
+    with ExitStack() as stack:
+        remotes = [RemoteVNode(stack.enter_context(ChannelPool()), address_of(server)) for _ in range(3)]
+        held = [Calling(lambda remote=remote: remote.forward(request, soon)) for remote in remotes[:2]]  # type: ignore[misc]
+        vnodes.wait_inside(2)
+        for remote in remotes:
+            with pytest.raises(Busy, match="no memory for messages is free") as refusal:
+                remote.forward(request, soon)
+            assert refusal.value.retry_after_s == 0.5
+        vnodes.release.set()
+        assert [call.wait().error for call in held] == [None, None]
+        remotes[2].forward(request, soon)
+    assert counters.value("refused.forward.BUSY") == 3
+
+
+def test_work_that_was_admitted_makes_room_for_the_next_message(serve: Serve, pool: ChannelPool) -> None:
+    class Admitting(BlockedVNodes):
+        def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
+            deadline.caller.hand_over()
+            return super().forward(request, deadline)
+
+    vnodes = Admitting()
+    server = serve(vnodes=vnodes, in_flight_bytes=1, max_message_bytes=MIB + 1000)
+    request, soon = Parcel(vnode_pb2.ForwardRequest(), [bytes(MIB)]), Deadline.after(WAIT_S)
+    calls = [Calling(lambda: RemoteVNode(pool, address_of(server)).forward(request, soon)) for _ in range(6)]
+    vnodes.wait_inside(6)
+    vnodes.release.set()
+    assert [call.wait().error for call in calls] == [None] * 6
+
+
+READS_NOTHING = """
+import sys, grpc
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.max_receive_message_length", -1)])
+call = channel.unary_unary("/pnode.v1.VNodes/Forward").future(bytes.fromhex(sys.argv[2]) + bytes(int(sys.argv[3])))
+print("sent", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_reply_that_nobody_reads_is_counted_until_its_connection_is_given_up(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_KEEPALIVE_S", 0.5)
+    monkeypatch.setattr(server_module, "_KEEPALIVE_TIMEOUT_S", 1.0)
+    vnodes = BlockedVNodes()
+    server = serve(vnodes=vnodes)
+    size = 8 * MIB
+    prefix = vnode_pb2.ForwardRequest(payloads=[bytes(size)]).SerializeToString()[:-size]
+    command = [sys.executable, "-c", READS_NOTHING, address_of(server), prefix.hex(), str(size)]
+    turns = server.served[0].limits.intake._turns
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        try:
+            vnodes.wait_inside(1)
+            client.send_signal(signal.SIGSTOP)
+            assert sum(turns._held.values()) >= COPIES * size
+            vnodes.release.set()
+            until(lambda: not server._lanes.work.num_calls)
+            assert sum(turns._held.values()) >= COPIES * size, "the reply is still here"
+            until(lambda: not turns._held)
+        finally:
+            client.kill()
+
+
+def test_garbage_costs_no_room_afterwards(serve: Serve, pool: ChannelPool) -> None:
+    server = serve(vnodes=FakeVNodes())
+    for _ in range(20):
+        with pytest.raises(BadRequest):
+            send_raw(pool, server, FORWARD, b"\xff" * 1000)
+    until(lambda: not server.served[0].limits.intake._turns._held)
+
+
+# The watch
+
+
+def test_what_takes_too_long_is_ended_once_in_the_order_of_its_time() -> None:
+    watch, ended, done = Watch(), list[str](), threading.Event()
+    late = watch.begin(60.0, lambda: ended.append("late"))
+    watch.begin(0.2, done.set)
+    watch.begin(0.1, lambda: ended.append("second"))
+    watch.begin(0.05, lambda: ended.append("first"))
+    with watch.over(0.01, lambda: ended.append("over")):
+        until(lambda: "over" in ended)
+    with watch.over(60.0, lambda: ended.append("never")):
+        pass
+    assert done.wait(WAIT_S)
+    late()
+    watch.close()
+    assert ended == ["over", "first", "second"]
+
+
+def test_a_watch_of_nothing_has_no_thread() -> None:
+    before = threading.active_count()
+    watch = Watch()
+    assert threading.active_count() == before
+    watch.close()
