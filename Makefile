@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constrai
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults test-processors test-aarch64 fuzz lint proto wheel clean
+.PHONY: help demo test test-slow test-faults test-processors test-aarch64 fuzz lint proto wheel bench-peers clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -53,8 +53,14 @@ proto: .venv/installed-dev ## Write the generated code from protos/
 wheel: .venv/installed-dev ## Build dist/*.whl
 	$(PY) -m build --wheel
 
+# In an environment of their own: they pin what we do not. torch is in the constraints, so PIP_FLAGS chooses its build.
+bench-peers: ## Install Ray and hivemind for `python -m benchmarks.rpc` into .venv-peers
+	test -x .venv-peers/bin/pip || $(PYTHON) -m venv --clear .venv-peers || { rm -rf .venv-peers; exit 2; }
+	.venv-peers/bin/pip --disable-pip-version-check install $(PIP_FLAGS) -c benchmarks/rpc/peers/constraints.txt \
+		torch hivemind ray
+
 clean: ## Remove .venv, builds and caches; runs/ stays
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The development install has all of the runtime's, so it stands for both.
