@@ -60,6 +60,7 @@ class Node:
             device=settings.device,
             require=settings.require_layers,
             deadline_s=settings.start_s,
+            on_doubt=self.drain,
         )
         try:
             self._wire(settings, store)

@@ -43,6 +43,7 @@ class ZygoteProcess:
         device: str,
         offered: Sequence[str],
         on_progress: Callable[[str], None] | None,
+        on_doubt: Callable[[str], None] | None,
         program: Sequence[str],
     ) -> None:
         self.num_threads = num_threads
@@ -56,7 +57,7 @@ class ZygoteProcess:
         self._was_ready = False
         self._note = "starting"
         self._failure: str | None = None
-        self._found: dict[str, Any] | None = None
+        self._witness = probing.Witness(on_doubt)
         self._closing = False
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # One thread for all its life: the zygote dies with the thread that started it.
@@ -72,19 +73,24 @@ class ZygoteProcess:
         require: Sequence[str] = (),
         offered: Sequence[str] | None = None,
         on_progress: Callable[[str], None] | None = None,
+        on_doubt: Callable[[str], None] | None = None,
         program: Sequence[str] = ZYGOTE,
     ) -> Self:
         """Start a zygote and wait until it can fork. With a cold kernel cache that takes about a minute.
 
         device: `cpu`, `cuda`, or `auto` for the GPU where torch finds one. num_threads: of kernels, per worker.
         require: the layers of the box (layers.py) without which it does not start. offered: those that there are, for
-        benchmarks; found out where it is None. on_progress: told, from another thread, what it is busy with. program:
+        benchmarks; found out where it is None. on_progress: told, from another thread, what it is busy with. on_doubt:
+        told where a zygote that replaced a dead one computes other bits; it serves no VNode of samebits then. program:
         for tests.
         Raises ConfigError where it cannot work on this machine, DeadlineExceeded where it takes too long.
         """
         offered = layers.found() if offered is None else offered
         layers.check(offered, require)
-        zygote = cls(num_threads=num_threads, device=device, offered=offered, on_progress=on_progress, program=program)
+        zygote = cls(
+            num_threads=num_threads, device=device, offered=offered, on_progress=on_progress, on_doubt=on_doubt,
+            program=program,
+        )  # fmt: skip
         started = time.monotonic()
         zygote._thread.start()
         try:
@@ -130,6 +136,8 @@ class ZygoteProcess:
         """
         started = time.monotonic()
         incarnation = self._await_incarnation(deadline_s)
+        if spec.profile != "torch":
+            self._witness.check(incarnation, max(0.0, deadline_s - (time.monotonic() - started)))
         try:
             worker = WorkerProcess(spec, self._limits(spec, num_threads or self.num_threads))
         except OSError as error:
@@ -170,9 +178,7 @@ class ZygoteProcess:
         `samebits` tells the `digest` of the self-test and the operators `differing` from the golden ones; the class
         samebits-1 is offered only where there are none. Asked once and remembered. Raises Unavailable.
         """
-        if self._found is None:
-            self._found = probing.ask(self._await_incarnation(deadline_s), deadline_s)
-        found = dict(self._found)
+        found = dict(self._witness.ask(self._await_incarnation(deadline_s), deadline_s))
         theirs = found.pop("torch_classes", {}).get(self.device)
         proven = found.get("samebits", {}).get("differing") == []
         classes = (["samebits-1"] if proven else []) + ([theirs] if theirs else [])

@@ -209,7 +209,10 @@ class Program:
         return Hostile()
 
     def probe(self) -> dict[str, object]:
-        return {"versions": {"torch": "none"}, "gpus": [], "pid": os.getpid()}
+        # With the wish "changes", each zygote computes bits of its own.
+        digest = str(os.getppid()) if sys.argv[1] == "changes" else "always the same"
+        samebits = {"digest": digest, "differing": []}
+        return {"versions": {"torch": "none"}, "gpus": [], "pid": os.getpid(), "samebits": samebits}
 
 
 def load(note: Note) -> Program:
