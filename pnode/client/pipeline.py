@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pnode.client.batch import Batch
-from pnode.errors import Busy, PeerUnavailable, PNodeError, StaleFence
+from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, VNodesApi
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
@@ -87,7 +87,7 @@ class Pipeline:
             )
             for index, part in enumerate(batch.split(num_microbatches))
         ]
-        _all(futures, self._grace_s)
+        _all(futures, self._call_s, self._grace_s)
 
     def _train_request(
         self, first: Place, step: int, microbatch: int, part: Batch, batch: Batch, num_microbatches: int
@@ -126,7 +126,9 @@ class Pipeline:
 
     def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:
         """Ask every VNode at once; answers in model order."""
-        return _all([self._threads.submit(self._call, place, ask) for place in self._places], self._grace_s)
+        return _all(
+            [self._threads.submit(self._call, place, ask) for place in self._places], self._call_s, self._grace_s
+        )
 
     def _call(self, place: Place, ask: Callable[[Place, Deadline], T]) -> T:
         """One call; a busy VNode is asked again while the deadline lasts, one that does not answer a few times."""
@@ -149,14 +151,16 @@ def _forwarding(request: ForwardRequest) -> Callable[[Place, Deadline], ForwardR
     return lambda place, deadline: place.vnode.forward(request, deadline)
 
 
-def _all(futures: Sequence[Future[T]], grace_s: float) -> list[T]:
-    """Results in order. The first failure is raised; the other calls have `grace_s` to end before that.
+def _all(futures: Sequence[Future[T]], call_s: float, grace_s: float) -> list[T]:
+    """Results in order, within `call_s`. The first failure is raised; the other calls have `grace_s` to end first.
 
     One that waits for its turn behind the call that failed would end with its deadline only. It may be left alone:
     the same call, sent again, joins it.
     """
-    _, left = wait(futures, return_when=FIRST_EXCEPTION)
+    _, left = wait(futures, timeout=call_s, return_when=FIRST_EXCEPTION)
     if left:
-        wait(left, timeout=grace_s)
-    failed = [future for future in futures if future.done() and future.exception() is not None]
-    return [future.result() for future in failed or futures]
+        _, left = wait(left, timeout=grace_s)
+    failed = [future for future in futures if future.done() and future.exception(0) is not None]
+    if left and not failed:
+        raise DeadlineExceeded(f"{len(left)} calls had not ended at their deadline")
+    return [future.result(0) for future in failed or futures]

@@ -13,6 +13,8 @@ from pnode.devnet.plan import Kill
 
 # Of a step's time before any was measured.
 _FIRST_STEP_S = 0.1
+# A kill under way takes no longer.
+_END_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,4 @@ class Killer:
     def close(self) -> None:
         """Let a kill that is under way be carried out."""
         if self._timer is not None:
-            self._timer.join()
+            self._timer.join(_END_S)

@@ -18,6 +18,8 @@ from pnode.devnet.board import Board, Moment, Track
 
 _MOMENTS = 8
 _PER_SECOND = 8
+# It looks far more often than that.
+_END_S = 10.0
 _STYLES = {"serving": "green", "left": "dim"}
 # Plain lines tell of every tenth of a training.
 _TENTH = 10
@@ -55,7 +57,7 @@ class _Lines:
 
     def __exit__(self, *exc_info: object) -> None:
         self._ending.set()
-        self._thread.join()
+        self._thread.join(_END_S)
         self._tell()
 
     def _watch(self) -> None:

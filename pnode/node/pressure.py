@@ -20,6 +20,8 @@ from pnode.node import budget
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+# Whoever looks and acts is done by then.
+_END_S = 30.0
 
 _SOME = re.compile(r"^some avg10=([0-9.]+)", re.MULTILINE)
 
@@ -155,4 +157,4 @@ class Guard:
         """Look no more."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_END_S)

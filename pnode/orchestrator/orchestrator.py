@@ -27,6 +27,8 @@ from pnode.v1 import orchestrator_pb2
 log = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
+# A tick calls nobody.
+_END_S = 30.0
 
 
 class Orchestrator:
@@ -88,7 +90,7 @@ class Orchestrator:
         """Stop serving and end everything under way. Safe to call twice, and before `start`."""
         self._closing.set()
         if self._ticker.is_alive():
-            self._ticker.join()
+            self._ticker.join(_END_S)
         self._executor.close()
         self._server.stop(_GRACE_S)
 

@@ -42,6 +42,8 @@ _PASSED_PREFIXES = ("SAMEBITS_", "NUMBA_")
 
 # A request is a few hundred bytes; a zygote that does not take it for so long is stuck.
 _SEND_S = 5.0
+# The kernel takes no longer to end what was killed, but for a disk that hangs.
+_KILLED_S = 60.0
 
 
 def environment(front: Mapping[str, str]) -> dict[str, str]:
@@ -64,7 +66,7 @@ class Launched:
             return self.process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait()
+            return self.process.wait(_KILLED_S)
 
 
 def launch(program: Sequence[str] = ZYGOTE) -> Launched:

@@ -31,6 +31,8 @@ OnExit = Callable[[WorkerProcess, Verdict], None]
 _FIRST_RESTART_S = 0.1
 _LAST_RESTART_S = 30.0
 _RETRY_AFTER_S = 1.0
+# Burying a zygote and its workers takes seconds at the worst.
+_END_S = 30.0
 
 
 class ZygoteProcess:
@@ -198,8 +200,11 @@ class ZygoteProcess:
             self._closing = True
             self._changed.notify_all()
         os.eventfd_write(self._wake_fd, 1)
-        self._thread.join()
-        os.close(self._wake_fd)
+        self._thread.join(_END_S)
+        if self._thread.is_alive():
+            log.error("the sandbox's supervisor does not end")
+        else:
+            os.close(self._wake_fd)
 
     # Waiting
 
