@@ -33,12 +33,13 @@ _LAUNCH = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.a
 
 
 class S3Endpoint(NamedTuple):
-    """Where the server listens, and a bucket that is there."""
+    """Where the server listens, a bucket that is there, and the server's process."""
 
     url: str
     bucket: str
     access_key: str
     secret_key: str
+    pid: int = 0
 
     def environ(self) -> dict[str, str]:
         """What boto3's credential chain needs in the environment, and nothing of the machine's own."""
@@ -61,7 +62,7 @@ def seaweed() -> Iterator[S3Endpoint]:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _wait_until_ready(endpoint, process, folder / "log")
-        yield endpoint
+        yield endpoint._replace(pid=process.pid)
     finally:
         if process is not None:
             # It takes long to leave in good order, and there is nothing to save.
