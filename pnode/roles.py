@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pnode.config import Settings
 from pnode.errors import BadRequest, ConfigError, StoreUnavailable
+from pnode.transport import arenas
 from pnode.transport.addresses import loopback, parse_address
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 def node(settings: Settings, reread: Callable[[], Settings]) -> int:
     """role=node: serve until SIGTERM. `reread`: the configuration as it stands by then, for SIGHUP."""
+    arenas.keep()
     checked = node_settings(settings)
     from pnode.node.main import run_node  # noqa: PLC0415 - after everything that can be wrong was checked
 
@@ -58,6 +60,7 @@ def orchestrator(settings: Settings) -> int:
 
 def devnet(settings: Settings) -> int:
     """role=devnet: a network on this machine, a job on it, a report."""
+    arenas.keep()
     from pnode.devnet.devnet import run_devnet  # noqa: PLC0415
 
     return run_devnet(settings)

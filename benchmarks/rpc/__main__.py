@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import rows
 from benchmarks.rpc.registry import load_groups
+from pnode.transport import arenas
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -25,6 +26,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     options = parser.parse_args(given)
     logging.basicConfig(level=logging.ERROR)
+    arenas.keep()  # as every process of PNode that serves or calls; the bare echo has it, too
     print(json.dumps(rows.machine()))
     found = []
     for name in options.only or groups:

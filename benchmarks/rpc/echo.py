@@ -30,13 +30,13 @@ AIM = 1.3
 
 
 def operator(max_rows: int) -> spec_pb2.VNodeSpec:
-    """A VNode of one operator that costs next to nothing; it has no loss, so a downstream VNode is named."""
+    """A VNode that passes on; it has no loss, so a downstream VNode is named."""
     return spec_pb2.VNodeSpec(
         id=FENCE.vnode,
         run=FENCE.run,
         profile="samebits-1",
         inputs=[tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DTYPE_F32, shape=[FEATURES])],
-        operators=[spec_pb2.Operator(name="same", inputs=["x"], output="y", relu=spec_pb2.Relu())],
+        operators=[spec_pb2.Operator(name="same", inputs=["x"], output="y", identity=spec_pb2.Identity())],
         outputs=["y"],
         downstream="w",
         optimizer=spec_pb2.Optimizer(sgd=spec_pb2.Sgd(lr=0.1)),

@@ -17,6 +17,7 @@ from pnode.node.node import Node
 from pnode.node.settings import NodeSettings
 from pnode.sandbox import limits
 from pnode.storage.local import LocalStore
+from pnode.transport import arenas
 
 START_S = 500.0
 ECHO = "/bench.Echo/Echo"
@@ -50,6 +51,7 @@ def peer(max_message_bytes: int = 64 << 20) -> Iterator[Peer]:
 def _serve(until: Connection, max_message_bytes: int) -> None:
     """Serve until the other end of the pipe is closed."""
     limits.raise_num_files()
+    arenas.keep()
     with tempfile.TemporaryDirectory() as name:
         settings = NodeSettings(
             # Nobody listens there: the node serves all the same.

@@ -35,7 +35,7 @@ class Received(NamedTuple):
 
 def encode(frame: Mapping[str, object]) -> bytes:
     """The datagram of a frame. Raises FrameError where it would be too large."""
-    raw = json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    raw = _ENCODER.encode(frame).encode("utf-8")
     if len(raw) > MAX_FRAME_BYTES:
         raise FrameError(f"a control frame of {len(raw)} bytes is over the {MAX_FRAME_BYTES} allowed")
     return raw
@@ -52,7 +52,7 @@ def decode(raw: bytes) -> Frame:
         text = raw.decode("utf-8")
         if _SURROGATE.search(text):
             raise FrameError("a control frame holds surrogates")
-        frame = json.loads(text, object_pairs_hook=_unique)
+        frame = _DECODER.decode(text)
     except FrameError:
         raise
     except (ValueError, RecursionError):
@@ -69,6 +69,11 @@ def _unique(pairs: list[tuple[str, object]]) -> Frame:
     return unique
 
 
+# Made once: json's own functions make a new one at each call that has options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends. Message boundaries are kept and neither end can be reopened by name."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,8 +81,13 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def send(channel: socket.socket, frame: Mapping[str, object], fds: Sequence[int] = (), *, flags: int = 0) -> None:
     """Send one frame. Raises FrameError if it is too large, OSError if the other side is gone."""
+    send_raw(channel, encode(frame), fds, flags=flags)
+
+
+def send_raw(channel: socket.socket, raw: bytes, fds: Sequence[int] = (), *, flags: int = 0) -> None:
+    """Send a frame that was encoded already. Raises OSError if the other side is gone."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-    channel.sendmsg([encode(frame)], rights, flags | socket.MSG_NOSIGNAL)
+    channel.sendmsg([raw], rights, flags | socket.MSG_NOSIGNAL)
 
 
 def receive(channel: socket.socket, *, max_fds: int = 0, flags: int = 0) -> Received | None:

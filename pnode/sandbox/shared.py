@@ -18,6 +18,7 @@ _MAX_TENSORS = 1_024
 _MAX_AXES = 16
 _MAX_DIM = 2**62
 _MAX_NAME_BYTES = 512
+_ROW = [str, int, list, int]
 
 # Not in Python's fcntl: no write and no new writable mapping, by anyone; the mapping that exists goes on (Linux 5.1).
 _F_SEAL_FUTURE_WRITE = 0x10
@@ -44,17 +45,19 @@ class Arena:
     def pack(self, tensors: Sequence[TensorBytes]) -> list[Slot]:
         """Copy the tensors in, one after the other. Raises BadRequest or TooLarge before anything is written."""
         slots: list[Slot] = []
+        flats: list[memoryview] = []
         end = 0
         if len(tensors) > _MAX_TENSORS:
             raise TooLarge(f"{len(tensors)} tensors in one command, {_MAX_TENSORS} at most")
         for tensor in tensors:
+            flats.append(_checked(tensor))
             offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = offset + _checked_bytes(tensor)
+            end = offset + len(flats[-1])
             slots.append(Slot(tensor.name, tensor.dtype, tuple(tensor.shape), offset))
         if end > self.size:
             raise TooLarge(f"tensors of {end} bytes in one command, this VNode's spec allows {self.size}")
-        for slot, tensor in zip(slots, tensors, strict=True):
-            self._mapping[slot.offset : slot.offset + len(_flat(tensor))] = _flat(tensor)
+        for slot, flat in zip(slots, flats, strict=True):
+            self._mapping[slot.offset : slot.offset + len(flat)] = flat
         return slots
 
     def copy(self, slots: Sequence[Slot]) -> list[TensorBytes]:
@@ -124,11 +127,16 @@ def from_wire(table: object, capacity: int) -> list[Slot]:
 
 
 def _slot(row: object) -> Slot:
-    match row:
-        case [str(name), int(dtype), list(shape), int(offset)] if type(dtype) is int and type(offset) is int:
-            if len(name.encode("utf-8")) <= _MAX_NAME_BYTES and dtype in ITEM_BYTES and _is_shape(shape):
-                return Slot(name, dtype, tuple(shape), offset)
+    # JSON gives plain types, and a bool is no int here: it would pass for one.
+    if type(row) is list and [type(part) for part in row] == _ROW:
+        name, dtype, shape, offset = row
+        if _is_name(name) and dtype in ITEM_BYTES and _is_shape(shape):
+            return Slot(name, dtype, tuple(shape), offset)
     raise FrameError("a row in a table of tensors is malformed")
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= _MAX_NAME_BYTES and len(name.encode("utf-8")) <= _MAX_NAME_BYTES
 
 
 def _is_shape(shape: Sequence[object]) -> bool:
@@ -139,16 +147,13 @@ def _extent(slot: Slot) -> int:
     return num_bytes(slot.dtype, slot.shape)
 
 
-def _flat(tensor: TensorBytes) -> memoryview:
-    return memoryview(tensor.payload).cast("B")
-
-
-def _checked_bytes(tensor: TensorBytes) -> int:
-    """Bytes of the payload. Raises BadRequest where the other side would refuse it."""
+def _checked(tensor: TensorBytes) -> memoryview:
+    """The payload as bytes. Raises BadRequest where the other side would refuse it."""
     shape = list(tensor.shape)
-    if tensor.dtype not in ITEM_BYTES or not _is_shape(shape) or len(tensor.name.encode("utf-8")) > _MAX_NAME_BYTES:
+    if tensor.dtype not in ITEM_BYTES or not _is_shape(shape) or not _is_name(tensor.name):
         raise BadRequest(f"tensor {tensor.name[:100]!r} has an unknown dtype, a bad shape or too long a name")
-    length = memoryview(tensor.payload).nbytes
-    if length != num_bytes(tensor.dtype, tensor.shape):
-        raise BadRequest(f"tensor {tensor.name!r} of shape {shape} has {length} bytes, not as many as its shape says")
-    return length
+    flat = memoryview(tensor.payload).cast("B")
+    if len(flat) != num_bytes(tensor.dtype, tensor.shape):
+        what = f"tensor {tensor.name!r} of shape {shape}"
+        raise BadRequest(f"{what} has {len(flat)} bytes, not as many as its shape says")
+    return flat

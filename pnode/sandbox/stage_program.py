@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import samebits
 import torch
@@ -16,7 +16,7 @@ from pnode.v1 import tensor_pb2
 from pnode.vnode import spec as vnode_spec
 from pnode.vnode.stage import Stage
 from pnode.vnode.tensors import TensorBytes
-from pnode.vnode.torch_tensors import to_bytes, to_torch
+from pnode.vnode.torch_tensors import as_torch, to_bytes, to_torch
 
 
 class StageCommands:
@@ -61,7 +61,7 @@ class StageCommands:
         return {**about, "numerics_class": stage.numerics_class}, ()
 
     def _forward(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
-        return {"version": stage.version}, _packed(stage.forward(_unpacked(tensors)))
+        return {"version": stage.version}, _packed(stage.forward(_seen(tensors)))
 
     def _begin(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         num_inputs = integer(fields, "num_inputs")
@@ -69,8 +69,8 @@ class StageCommands:
             integer(fields, "step"),
             integer(fields, "microbatch"),
             integer(fields, "batch_rows"),
-            _unpacked(tensors[:num_inputs]),
-            _unpacked(tensors[num_inputs:]),
+            _seen(tensors[:num_inputs]),
+            _seen(tensors[num_inputs:]),
         )
         return {}, _packed(outputs)
 
@@ -102,13 +102,22 @@ class StageCommands:
         return self._describe(stage, {}, ())
 
 
+def _seen(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
+    """Tensors over the inbox itself, good until the next command writes it: for what copies whatever it keeps."""
+    return _named(tensors, as_torch)
+
+
 def _unpacked(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
-    """Copies: the inbox is written again by the next command, while graphs keep their inputs."""
+    """Copies: autograd may keep a gradient that it is given, or add to it in place."""
+    return _named(tensors, to_torch)
+
+
+def _named(tensors: Sequence[TensorBytes], convert: Callable[[TensorBytes], torch.Tensor]) -> dict[str, torch.Tensor]:
     for tensor in tensors:
         if 0 in tensor.shape:
             # Every spec wants some. Beside a zero the other dimensions are anyone's claim, and torch may choke on them.
             raise BadRequest(f"tensor {tensor.name!r} has no elements: {list(tensor.shape)}")
-    found = {tensor.name: to_torch(tensor) for tensor in tensors}
+    found = {tensor.name: convert(tensor) for tensor in tensors}
     if len(found) != len(tensors):
         raise BadRequest("a tensor came twice")
     return found

@@ -86,7 +86,7 @@ def serve(
         except frames.FrameError:
             return EXIT_PROTOCOL
         reply, code = command.run(commands, outbox)
-        frames.send(channel, reply)
+        frames.send_raw(channel, reply)
         if code is not None:
             # The front must have read why before our exit is reported to it; it hangs up then.
             channel.recv(1)
@@ -109,13 +109,11 @@ class _Command:
         sequence = frames.integer(frame, "sequence")
         return cls(sequence, frames.text(frame, "command"), frames.table(frame, "fields"), inbox.view(slots))
 
-    def run(self, commands: Commands, outbox: shared.Arena) -> tuple[frames.Frame, int | None]:
-        """The reply, and the exit code if it is the last one."""
+    def run(self, commands: Commands, outbox: shared.Arena) -> tuple[bytes, int | None]:
+        """The reply's frame, and the exit code if it is the last one. Too large a frame is our fault."""
         try:
             fields, tensors = commands(self._name, self._fields, self._tensors)
-            reply = self._reply({"fields": fields, "tensors": shared.to_wire(outbox.pack(tensors))})
-            frames.encode(reply)  # one that is too large is our fault, not the socket's
-            return reply, None
+            return self._reply({"fields": fields, "tensors": shared.to_wire(outbox.pack(tensors))}), None
         except PNodeError as error:
             if not faults.is_survivable(error):
                 return self._fault(error)
@@ -123,21 +121,21 @@ class _Command:
         except Exception as error:  # noqa: BLE001 - the boundary of a process: the front must hear of it
             return self._out_of_memory(error) if _is_memory(error) else self._fault(error)
 
-    def _out_of_memory(self, error: Exception) -> tuple[frames.Frame, int]:
+    def _out_of_memory(self, error: Exception) -> tuple[bytes, int]:
         limits.open_last_words()
         # The frames of the traceback hold the tensors of the command that did not fit.
         message = f"went over its memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         error.__traceback__ = None
         return self._reply({"error": faults.last_words("LIMIT_BREACH", message)}), EXIT_MEMORY
 
-    def _fault(self, error: Exception) -> tuple[frames.Frame, int]:
+    def _fault(self, error: Exception) -> tuple[bytes, int]:
         # The text of an unexpected exception may quote anything, so only its kind goes to callers.
         message = f"the worker failed in {self._name!r} with {type(error).__name__}"
         trace = "".join(traceback.format_exception(error))
         return self._reply({"error": faults.last_words("INTERNAL", message, trace)}), EXIT_FAULT
 
-    def _reply(self, body: frames.Frame) -> frames.Frame:
-        return {"sequence": self._sequence, **body}
+    def _reply(self, body: frames.Frame) -> bytes:
+        return frames.encode({"sequence": self._sequence, **body})
 
 
 def _is_memory(error: Exception) -> bool:

@@ -119,6 +119,7 @@ class Operator(_message.Message):
     GELU_FIELD_NUMBER: _builtins.int
     SOFTMAX_FIELD_NUMBER: _builtins.int
     MEAN_POOL_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     output: _builtins.str
     """the value that it defines, once"""
@@ -146,6 +147,8 @@ class Operator(_message.Message):
     def softmax(self) -> Global___Softmax: ...
     @_builtins.property
     def mean_pool(self) -> Global___MeanPool: ...
+    @_builtins.property
+    def identity(self) -> Global___Identity: ...
     def __init__(
         self,
         *,
@@ -162,12 +165,13 @@ class Operator(_message.Message):
         gelu: Global___Gelu | None = ...,
         softmax: Global___Softmax | None = ...,
         mean_pool: Global___MeanPool | None = ...,
+        identity: Global___Identity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool", "identity"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -366,6 +370,21 @@ class MeanPool(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeanPool: _TypeAlias = MeanPool  # noqa: Y015
+
+@_typing.final
+class Identity(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
 class Loss(_message.Message):

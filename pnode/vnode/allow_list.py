@@ -203,6 +203,7 @@ RULES: dict[str, Rule] = {
     "gelu": Rule(1, _same, _no_parameters),
     "softmax": Rule(1, _softmax, _no_parameters),
     "mean_pool": Rule(1, _mean_pool, _no_parameters),
+    "identity": Rule(1, _same, _no_parameters),
 }
 
 

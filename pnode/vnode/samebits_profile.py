@@ -45,6 +45,7 @@ OPERATORS: dict[str, _Run] = {
     "gelu": lambda _op, inputs, _parameters: samebits.gelu(inputs[0]),
     "softmax": lambda _op, inputs, _parameters: samebits.softmax(inputs[0]),
     "mean_pool": lambda _op, inputs, _parameters: samebits.mean_pool(inputs[0]),
+    "identity": lambda _op, inputs, _parameters: inputs[0],
 }
 
 

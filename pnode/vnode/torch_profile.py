@@ -91,6 +91,7 @@ OPERATORS: dict[str, _Run] = {
     "gelu": lambda _op, inputs, _parameters: functional.gelu(inputs[0]),
     "softmax": lambda _op, inputs, _parameters: inputs[0].softmax(-1),
     "mean_pool": lambda _op, inputs, _parameters: inputs[0].mean(1),
+    "identity": lambda _op, inputs, _parameters: inputs[0],
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import numpy as np
 import samebits
 import torch
@@ -28,6 +31,17 @@ def to_torch(tensor: TensorBytes) -> Tensor:
     return memory.view(DTYPES[tensor.dtype]).view(tensor.shape)
 
 
+def as_torch(tensor: TensorBytes) -> Tensor:
+    """A tensor over the very bytes, one at least, which must not be written. Their number must have been checked."""
+    return torch.frombuffer(tensor.payload, dtype=DTYPES[tensor.dtype]).view(tensor.shape)
+
+
+# torch warns, once in a process, that a tensor over memory that is read only had better not be written.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
 def to_bytes(name: str, tensor: Tensor) -> TensorBytes:
     """The bytes of a tensor: a view of its memory where it lies in C order on the CPU."""
     return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), content(tensor))
@@ -46,6 +60,8 @@ def from_state(tensor: StateTensor) -> Tensor:
 
 def canonical(tensor: Tensor) -> Tensor:
     """The same values, every NaN the canonical one. A tensor without a NaN is handed back as it is."""
-    if not tensor.is_floating_point() or not bool(torch.isnan(tensor).any()):
+    # A sum of anything with a NaN is one, and costs a tenth of looking at each element. It may be a NaN without that,
+    # where infinities of both signs meet, so then all are looked at.
+    if not tensor.is_floating_point() or not math.isnan(tensor.sum()) or not bool(torch.isnan(tensor).any()):
         return tensor
     return samebits.canonical_(tensor.detach().cpu().clone())
