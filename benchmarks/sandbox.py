@@ -30,6 +30,7 @@ from pnode.storage.local import LocalStore
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
+from pnode.transport.guards import OpenGuard
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.tensors import metas
 from pnode.v1 import node_pb2, spec_pb2, tensor_pb2, vnode_pb2
@@ -170,7 +171,7 @@ def serving(folder: Path, max_vnodes: int) -> Iterator[tuple[Node, ChannelPool]]
         orchestrator_address="127.0.0.1:9", data_dir=folder, port=0, max_vnodes=max_vnodes, start_s=START_S,
         vnode_memory_bytes=4096 * MIB,
     )  # fmt: skip
-    node = Node(settings, LocalStore(folder / "store"))
+    node = Node(settings, LocalStore(folder / "store"), guard=OpenGuard())
     try:
         node.start()
         with ChannelPool() as pool:

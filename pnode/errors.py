@@ -5,6 +5,9 @@
     +-- BadRequest                    INVALID_ARGUMENT      malformed, truncated, wrong shape or dtype
     |   +-- SpecError                 INVALID_ARGUMENT      carries the path of the offending field
     |   +-- TooLarge                  INVALID_ARGUMENT      over a configured size
+    +-- Unauthenticated               UNAUTHENTICATED       no proof of who calls, a spoiled or an expired one
+    +-- PermissionDenied              PERMISSION_DENIED     known, and not allowed: another's token, VNode or address
+    +-- ProtocolMismatch              FAILED_PRECONDITION   one side is too old for the other
     +-- UnknownVNode                  NOT_FOUND
     +-- UnknownRun                    NOT_FOUND
     +-- UnknownNode                   NOT_FOUND
@@ -70,6 +73,24 @@ class TooLarge(BadRequest):
     """Over a configured size."""
 
     reason = "TOO_LARGE"
+
+
+class Unauthenticated(PNodeError):
+    """Nobody knows who calls: no token or certificate, a spoiled one, or one whose time is over."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(PNodeError):
+    """The caller is known, and this is not for it."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class ProtocolMismatch(PNodeError):
+    """Caller and callee have no version of the wire in common: one of them is too old."""
+
+    reason = "PROTOCOL_MISMATCH"
 
 
 class UnknownVNode(PNodeError):

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 from pnode.config import Settings
 from pnode.errors import BadRequest, ConfigError, StoreUnavailable
 from pnode.transport import arenas
-from pnode.transport.addresses import loopback, parse_address
+from pnode.transport.addresses import OrchestratorAddress, is_loopback, parse_host, parse_orchestrator
+
+# All addresses of a machine: something to bind, and nothing to call.
+_ANY = "0.0.0.0"  # noqa: S104 - refused by it, not bound to it
 
 if TYPE_CHECKING:
     from pnode.node.settings import NodeSettings
@@ -84,11 +87,22 @@ def node_settings(settings: Settings) -> NodeSettings:
             "orchestrator.address: is not set; give orchestrator.address=HOST:PORT (ORCHESTRATOR_ADDRESS), "
             "or try everything on this machine with role=devnet"
         )
+    host, where = _host("node.host", settings.node.host), _orchestrator_address(address)
+    if not where.fingerprint and not (is_loopback(host) and where.address.is_loopback and settings.tls.mode == "auto"):
+        raise ConfigError(
+            f"orchestrator.address: {where}: TLS needs the fingerprint too, as HOST:PORT#sha256:..., "
+            "which the orchestrator prints when it starts with tls.mode=on or beyond loopback"
+        )
+    if host == _ANY and settings.node.advertise is None:
+        raise ConfigError("node.advertise: is not set, and nobody can reach a node at node.host=0.0.0.0")
     return NodeSettings(
-        orchestrator_address=_checked("orchestrator.address", address, is_address=True),
+        orchestrator_address=str(where),
+        enrolment=settings.orchestrator.enrolment,
+        any_address=settings.rpc.addresses == "any",
         data_dir=data_dir(settings),
         uuid=settings.node.uuid,
-        host=_checked("node.host", settings.node.host),
+        host=host,
+        advertise=None if settings.node.advertise is None else _host("node.advertise", settings.node.advertise),
         port=settings.node.port,
         device=settings.device,
         num_threads=settings.node.num_threads,
@@ -116,9 +130,17 @@ def orchestrator_settings(settings: Settings) -> OrchestratorSettings:
     from pnode.orchestrator.settings import OrchestratorSettings  # noqa: PLC0415
 
     mine = settings.orchestrator
+    host = _host("orchestrator.host", mine.host)
     return OrchestratorSettings(
-        host=_checked("orchestrator.host", mine.host),
+        host=host,
         port=mine.port,
+        member_port=mine.member_port,
+        tls=settings.tls.mode == "on" or not is_loopback(host),
+        keys=data_dir(settings) / "authority",
+        enrolment=mine.enrolment,
+        any_address=settings.rpc.addresses == "any",
+        certificate_s=settings.tls.certificate_s,
+        token_s=settings.rpc.token_s,
         max_message_bytes=settings.limits.message,
         in_flight_bytes=settings.limits.in_flight,
         receive_s=settings.rpc.receive_s,
@@ -188,12 +210,18 @@ def opened_store(settings: Settings) -> Iterator[BlobStore]:
         store.close()
 
 
-def _checked(key: str, text: str, *, is_address: bool = False) -> str:
-    """The text again, if it is a loopback host or an address on one."""
+def _host(key: str, text: str) -> str:
     try:
-        return str(parse_address(text)) if is_address else loopback(text)
+        return parse_host(text)
     except BadRequest as error:
         raise ConfigError(f"{key}: {error.message}") from None
+
+
+def _orchestrator_address(text: str) -> OrchestratorAddress:
+    try:
+        return parse_orchestrator(text)
+    except BadRequest as error:
+        raise ConfigError(f"orchestrator.address: {error.message}") from None
 
 
 @contextmanager

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from pnode.devnet.child import PNODE, Child, end_all
 from pnode.errors import PNodeError
+from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
+from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
 from pnode.v1 import orchestrator_pb2, spec_pb2
 
@@ -64,7 +66,7 @@ def network(num_nodes: int, *overrides: str) -> Iterator[Network]:
     All of them are ended at the end.
     """
     children: list[Child] = []
-    with tempfile.TemporaryDirectory(prefix="pnode-bench-") as name, ChannelPool() as channels:
+    with tempfile.TemporaryDirectory(prefix="pnode-bench-") as name:
         folder = Path(name)
         common = (f"store.url={(folder / 'store').as_uri()}", "log.level=warning", *overrides)
 
@@ -78,7 +80,7 @@ def network(num_nodes: int, *overrides: str) -> Iterator[Network]:
             orchestrator = launch(
                 "orchestrator", "role=orchestrator", "orchestrator.port=0", "orchestrator.heartbeat_s=1s",
                 "orchestrator.missed=30", "orchestrator.lease_s=10min", f"orchestrator.min_nodes={num_nodes}",
-                "orchestrator.spread=true",
+                "orchestrator.spread=true", f"node.data_dir={folder / 'orchestrator'}",
             )  # fmt: skip
             nodes = [
                 launch(
@@ -87,6 +89,8 @@ def network(num_nodes: int, *overrides: str) -> Iterator[Network]:
                 )
                 for index in range(num_nodes)
             ]  # fmt: skip
-            yield Network(orchestrator.address, channels, tuple(nodes))
+            where = str(parse_orchestrator(orchestrator.address).address)
+            with ChannelPool(passes=Joiner.of_driver(orchestrator.address)) as channels:
+                yield Network(where, channels, tuple(nodes))
         finally:
             end_all(children, 3.0)

@@ -18,6 +18,7 @@ from pnode.node.settings import NodeSettings
 from pnode.sandbox import limits
 from pnode.storage.local import LocalStore
 from pnode.transport import arenas
+from pnode.transport.guards import OpenGuard
 
 START_S = 500.0
 ECHO = "/bench.Echo/Echo"
@@ -62,7 +63,7 @@ def _serve(until: Connection, max_message_bytes: int) -> None:
             vnode_memory_bytes=4 << 30,
             max_message_bytes=max_message_bytes,
         )
-        node = Node(settings, LocalStore(Path(name) / "store"))
+        node = Node(settings, LocalStore(Path(name) / "store"), guard=OpenGuard())
         echo = grpc.server(ThreadPoolExecutor(8), handlers=[_Echo()], options=UNBOUNDED)
         port = echo.add_insecure_port("127.0.0.1:0")
         try:

@@ -36,10 +36,13 @@ class Section(BaseModel):
 class NodeSection(Section):
     """One PNode."""
 
-    uuid: OptionalText = Field(description="identity; without it one is made on the first start and kept in data_dir")
-    host: Text = Field(description="address to serve on; only loopback until TLS exists")
+    uuid: OptionalText = Field(
+        description="identity, bound to this node's key; without it the UUID follows from the key"
+    )
+    host: Text = Field(description="address to serve on; beyond loopback with TLS alone")
+    advertise: OptionalText = Field(description="address that others reach it at, where that is not host")
     port: Port = Field(description="port to serve on; 0: the system chooses")
-    data_dir: Text = Field(min_length=1, description="folder for the identity and the default store")
+    data_dir: Text = Field(min_length=1, description="folder for the keys and the default store")
     num_threads: Annotated[Whole, Field(ge=1, le=256)] = Field(description="kernel threads of one VNode")
     start_s: Seconds = Field(description="longest start of the sandbox; kernels are compiled in the first one")
     join_s: Seconds = Field(description="longest wait for the first answer of the orchestrator")
@@ -112,9 +115,20 @@ class SandboxSection(Section):
         return tuple(re.findall(r"seccomp|landlock|uid", self.require))
 
 
+class TlsSection(Section):
+    """Certificates, issued by the orchestrator when a node or a driver joins."""
+
+    mode: Literal["auto", "on"] = Field(description="auto: TLS for everything beyond loopback; on: for loopback too")
+    certificate_s: Seconds = Field(description="life of a certificate; renewed after a quarter of it")
+
+
 class RpcSection(Section):
     """Calls."""
 
+    token_s: Seconds = Field(description="life of a call token; half of it outlasts an outage of the orchestrator")
+    addresses: Literal["own", "any"] = Field(
+        description="own: a peer elsewhere may name neither our loopback nor a third party; any: not checked"
+    )
     default_deadline_s: Seconds = Field(description="deadline of calls that bring none")
     max_deadline_s: Seconds = Field(description="longest deadline of any call")
     receive_s: Seconds = Field(description="longest time that a message may take to come")
@@ -123,9 +137,11 @@ class RpcSection(Section):
 class OrchestratorSection(Section):
     """The orchestrator: where a node finds it, and how one is run."""
 
-    address: OptionalText = Field(description="host:port that a node joins")
+    address: OptionalText = Field(description="host:port that a node joins; with TLS host:port#sha256:FINGERPRINT")
+    enrolment: Text = Field(repr=False, description="secret that all of a network share; empty: anybody may join")
     host: Text = Field(description="address that role=orchestrator serves on")
     port: Port = Field(description="port that role=orchestrator serves on; 0: the system chooses")
+    member_port: Port = Field(description="with TLS its port for those who have joined; 0: the system chooses")
     heartbeat_s: Seconds = Field(description="time between heartbeats of its nodes")
     missed: Annotated[Whole, Field(ge=1, le=1000)] = Field(description="missed heartbeats until a node is lost")
     drain_s: Seconds = Field(description="longest drain of a node")
@@ -255,6 +271,7 @@ class Settings(Section):
     limits: LimitsSection
     pressure: PressureSection
     sandbox: SandboxSection
+    tls: TlsSection
     rpc: RpcSection
     orchestrator: OrchestratorSection
     store: StoreSection

@@ -127,6 +127,8 @@ def orchestrator_changes(settings: Settings, plan: Plan) -> dict[str, Any]:
     return {
         "role": "orchestrator",
         "orchestrator.port": 0,
+        "orchestrator.member_port": 0,
+        "node.data_dir": str(plan.folder / "orchestrator"),
         "orchestrator.heartbeat_s": settings.devnet.heartbeat_s,
         "orchestrator.missed": max(settings.orchestrator.missed, _MISSED),
         "orchestrator.lease_s": _LEASE_S,
@@ -158,5 +160,7 @@ def write_config(settings: Settings, changes: dict[str, Any], path: Path) -> Pat
         for name in sections:
             section = section[name]
         section[last] = value
+    # The enrolment secret may be in it.
+    path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

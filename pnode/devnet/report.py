@@ -69,7 +69,7 @@ def write_report(
         "reference": reference,
         "moments": [asdict(moment) for moment in board.moments],
         "nodes": plan.nodes,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"orchestrator": {"enrolment"}}),
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "machine": platform.machine(),
     }

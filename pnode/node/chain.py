@@ -9,7 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence, WorkerLost
+from pnode.errors import (
+    Busy,
+    DeadlineExceeded,
+    PeerUnavailable,
+    PNodeError,
+    StaleFence,
+    Unauthenticated,
+    WorkerLost,
+)
 from pnode.node.hosted import HostedVNode
 from pnode.node.routes import Route, Routes
 from pnode.transport.api import TrainReply, TrainRequest
@@ -177,7 +185,7 @@ class TrainChain:
                 route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
                 passed.fence.CopyFrom(route.fence)
                 return route.vnode.train(Parcel(passed, contents), deadline)
-            except (Busy, PeerUnavailable, StaleFence) as error:
+            except (Busy, PeerUnavailable, StaleFence, Unauthenticated) as error:
                 pause = self._pause(route, error, backoff)
                 if pause >= deadline.left_s() or self._wait(pause):
                     raise

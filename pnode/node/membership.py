@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pnode.errors import PNodeError, UnknownNode
+from pnode.transport import protocol
 from pnode.transport.api import OrchestratorApi
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff
@@ -21,7 +22,6 @@ from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
 # An answer that takes longer than this is as good as none: the next try may find another orchestrator.
 _CALL_S = 10.0
 # Until the orchestrator names its own interval.
@@ -58,10 +58,12 @@ class Membership:
         orchestrator: OrchestratorApi,
         *,
         backoff: Callable[[], Backoff],
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._member = member
         self._orchestrator = orchestrator
+        self._on_beat = on_beat
         self._make_backoff = backoff
         self._backoff = backoff()
         self._incarnation = 0
@@ -92,6 +94,7 @@ class Membership:
                 self._register()
             else:
                 self._follow(self._heartbeat())
+                self._on_beat()
         except UnknownNode:
             # The orchestrator restarted and knows nobody: join again, at once.
             self._incarnation = 0
@@ -107,11 +110,15 @@ class Membership:
                 node_uuid=self._identity.uuid,
                 address=self._identity.address,
                 capabilities=self._identity.capabilities,
-                protocol=PROTOCOL,
+                protocol=protocol.NEWEST,
+                protocol_min=protocol.OLDEST,
                 boot=self._boot,
             ),
             Deadline.after(_CALL_S),
         )
+        # One that names no version is older than the word for it: it speaks the first.
+        chosen = reply.protocol or 1
+        protocol.agreed(chosen, chosen, "the orchestrator")
         self._incarnation = reply.incarnation
         self._heartbeat_s = reply.heartbeat_s or _HEARTBEAT_S
         log.info("registered with the orchestrator; a heartbeat every %g s", self._heartbeat_s)

@@ -15,7 +15,6 @@ from pnode.node.chain import TrainChain
 from pnode.node.control import Control
 from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode, Worker
-from pnode.node.identity import node_uuid
 from pnode.node.membership import Identity, Membership
 from pnode.node.pressure import Guard, Reading, Step, read
 from pnode.node.quota import Quota
@@ -26,34 +25,47 @@ from pnode.node.settings import NodeSettings
 from pnode.node.shelf import StateShelf
 from pnode.observe.counters import Counters
 from pnode.sandbox.supervisor import ZygoteProcess
+from pnode.security.identity import Identity as Key
 from pnode.storage.blob import BlobStore
+from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.channels import ChannelPool
+from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
+from pnode.transport.guards import Guard as CallGuard
+from pnode.transport.guards import NodeGuard
+from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
 from pnode.transport.server import Server, check_bindable, make_server
 from pnode.transport.turns import Bounds
-from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
+from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
 # A snapshot at drain may wait for one command and one upload.
 _SNAPSHOT_S = 30.0
+_RESOLVE_S = 5.0
 
 
 class Node:
     """One PNode. `start` serves and joins; `drain` leaves in good order; `close` ends everything."""
 
-    def __init__(self, settings: NodeSettings, store: BlobStore) -> None:
+    def __init__(self, settings: NodeSettings, store: BlobStore, *, guard: CallGuard | None = None) -> None:
+        """`guard` instead of its own is for who embeds a node and knows all callers, as benchmarks do."""
         self._settings = settings
+        self._given_guard = guard
         self._closing = threading.Event()
         self.drain_asked = threading.Event()
         self._drain_reason = ""
         self._gate = Gate()
         self.counters = Counters()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
-        self.uuid = node_uuid(settings.data_dir, settings.uuid)
-        check_bindable(settings.host, settings.port)
+        key = Key.kept(settings.data_dir, settings.uuid)
+        self.uuid = key.uuid
+        where = parse_orchestrator(settings.orchestrator_address)
+        self._tls = bool(where.fingerprint)
+        check_bindable(settings.host, settings.port, tls=self._tls)
+        self._joiner = Joiner(key, where, enrolment=settings.enrolment, any_address=settings.any_address)
         # Fork first: the zygote is its own process before any gRPC object exists here.
         self._zygote = ZygoteProcess.start(
             num_threads=settings.num_threads,
@@ -83,8 +95,11 @@ class Node:
         )
         for name, why in self._zygote.missing_layers.items():
             log.warning("workers have no %s: %s", name, why)
-        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes, weather=settings.weather)
-        self._orchestrator = RemoteOrchestrator(self._channels, settings.orchestrator_address)
+        self._channels = ChannelPool(
+            max_message_bytes=settings.max_message_bytes, weather=settings.weather, passes=self._joiner
+        )
+        where = parse_orchestrator(settings.orchestrator_address)
+        self._orchestrator = RemoteOrchestrator(self._channels, str(where.address))
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._quota = Quota(store, settings.data_dir / "uploads.json", settings.disk_bytes)
         self._shelf = StateShelf(store, self._quota)
@@ -125,6 +140,8 @@ class Node:
         self._server: Server = make_server(
             vnodes=self._serving,
             node=control,
+            guard=self._given_guard or self._guard_of_tokens(),
+            tls=ServerTls(self._joiner.tls_identity) if self._tls else None,
             host=settings.host,
             port=settings.port,
             max_threads=settings.max_calls,
@@ -135,12 +152,13 @@ class Node:
             receive_s=settings.receive_s,
             counters=self.counters,
         )
-        self.address = f"{settings.host}:{self._server.port}"
+        self.address = f"{settings.advertise or settings.host}:{self._server.port}"
         self._guard = Guard(self._relieve, limits=settings.pressure, look=self._look)
         self._membership = Membership(
             Identity(self.uuid, self.address, self.capabilities),
             self,
             self._orchestrator,
+            on_beat=self._renew_tokens,
             backoff=lambda: Backoff(settings.reconnect_backoff_s, cap_s=60.0, rng=self._rng),
         )
 
@@ -268,6 +286,25 @@ class Node:
 
     def _fork(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> Worker:
         return self._zygote.fork(spec, on_exit=lambda _, verdict: died(verdict.reason, verdict.sentence))
+
+    def _guard_of_tokens(self) -> CallGuard:
+        reader, now = self._joiner.reader, self._joiner.clock.now
+        return NodeGuard(reader, now, tls=self._tls, uuid=self.uuid, generation=self._generation)
+
+    def _generation(self, run: str, vnode: str) -> int | None:
+        found = self._allocations.find(run, vnode)
+        return None if found is None else found.fence.generation
+
+    def _renew_tokens(self) -> None:
+        """Ask again for the tokens whose time is half over, now that the orchestrator answers."""
+        for run, vnode in self._joiner.due_grants():
+            request = orchestrator_pb2.ResolveRequest(run=run, vnode=vnode)
+            try:
+                self._orchestrator.resolve(request, Deadline.after(_RESOLVE_S))
+            except PNodeError as error:
+                # Whoever needs it next resolves it then, and hears why that fails.
+                log.debug("the token for VNode %s of run %s was not renewed: %s", vnode, run, error)
+                self._joiner.grants.forget(run, vnode)
 
     def _local(self, run: str, vnode: str) -> Route | None:
         found = self._allocations.find(run, vnode)

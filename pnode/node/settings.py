@@ -13,11 +13,16 @@ from pnode.transport.weather import Weather
 class NodeSettings:
     """Settings of one PNode. Every number is in the unit that its name carries."""
 
+    # As the orchestrator prints it: with a fingerprint, everything is by TLS.
     orchestrator_address: str
+    enrolment: str = field(default="", repr=False)
+    any_address: bool = False
     data_dir: Path
     uuid: str | None = None
     host: str = "127.0.0.1"
     port: int = 50051
+    # The host that others reach this node at, where it is not the one that it binds.
+    advertise: str | None = None
     device: str = "cpu"
     num_threads: int = 1
     max_vnodes: int = 16

@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Sequence
 
 from pnode.errors import BadRequest, SpecError
+from pnode.transport import protocol
 from pnode.transport.addresses import parse_address
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 from pnode.vnode.chain import validate_chain
 
-PROTOCOL = 1
 # Names of runs become keys in the store.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -32,16 +32,15 @@ def node_uuid(text: str) -> str:
     return text
 
 
-def registration(request: orchestrator_pb2.RegisterRequest) -> None:
-    """Raises BadRequest for a node that cannot be a member."""
+def registration(request: orchestrator_pb2.RegisterRequest) -> int:
+    """The version of the wire to speak with a node. Raises BadRequest for one that cannot be a member."""
     node_uuid(request.node_uuid)
     parse_address(request.address)
-    if request.protocol != PROTOCOL:
-        older = "too old" if request.protocol < PROTOCOL else "too new"
-        raise BadRequest(f"wire protocol {request.protocol} is {older}: this orchestrator speaks {PROTOCOL}")
+    agreed = protocol.agreed(request.protocol_min or request.protocol, request.protocol, "the node")
     if not request.capabilities.numerics_classes:
         raise BadRequest("capabilities.numerics_classes is empty: this node could host nothing")
     nonce("boot", request.boot)
+    return agreed
 
 
 def heartbeat(request: orchestrator_pb2.HeartbeatRequest) -> None:

@@ -31,6 +31,7 @@ from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.storage.blob import BlobStore
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
+from pnode.transport.passes import Passes
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.retry import Backoff, retry
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
@@ -49,11 +50,18 @@ Reply = Future[orchestrator_pb2.CheckpointReply]
 class Executor:
     """Performs actions and posts their events. `close` ends what is under way."""
 
-    def __init__(self, store: BlobStore, settings: OrchestratorSettings, post: Callable[[events.Event], None]) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        settings: OrchestratorSettings,
+        post: Callable[[events.Event], None],
+        passes: Passes,
+    ) -> None:
         self._store = store
         self._settings = settings
         self._post = post
-        self._channels = ChannelPool(max_message_bytes=settings.max_message_bytes, weather=settings.weather)
+        self._passes = passes
+        self._channels = self._new_channels()
         self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="orchestrate")
         self._probes = ThreadPoolExecutor(_PROBE_THREADS, thread_name_prefix="probe")
         self._lock = threading.Lock()
@@ -61,6 +69,10 @@ class Executor:
         self._waiting: dict[int, Reply] = {}
         self._closed = False
         self._closing = threading.Event()
+
+    def _new_channels(self) -> ChannelPool:
+        settings = self._settings
+        return ChannelPool(max_message_bytes=settings.max_message_bytes, weather=settings.weather, passes=self._passes)
 
     # Callers that wait
 
@@ -171,9 +183,7 @@ class Executor:
 
     def _probe(self, action: Probe) -> events.Probed:
         # By a connection of its own: the shared one may be waiting out its backoff after the node restarted.
-        with ChannelPool(
-            max_message_bytes=self._settings.max_message_bytes, weather=self._settings.weather
-        ) as channels:
+        with self._new_channels() as channels:
             remote = RemoteNode(channels, action.address)
             reply = self._call(
                 lambda deadline: remote.inspect(node_pb2.InspectRequest(), deadline), self._settings.probe_s

@@ -14,14 +14,22 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
+from pnode.errors import ConfigError
 from pnode.orchestrator import events
 from pnode.orchestrator.core import Core
+from pnode.orchestrator.door import Door
 from pnode.orchestrator.executor import Executor
+from pnode.orchestrator.issuing import IssuedPasses, Issuer
 from pnode.orchestrator.service import NodeDesk, RunDesk
 from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.security.authority import Authority
+from pnode.security.known_keys import KnownKeys
 from pnode.storage.blob import BlobStore
-from pnode.transport.server import make_server
+from pnode.transport.credentials import ServerTls
+from pnode.transport.guards import OrchestratorGuard
+from pnode.transport.server import Server, make_server
 from pnode.v1 import orchestrator_pb2
 
 log = logging.getLogger(__name__)
@@ -32,7 +40,10 @@ _END_S = 30.0
 
 
 class Orchestrator:
-    """Serves nodes and drivers on one port. The store is the caller's, who closes it after this.
+    """Serves nodes and drivers. The store is the caller's, who closes it after this.
+
+    Without TLS all of it is on one port. With TLS that port is the door, where anybody may prove who it is, and another
+    one takes only those whom the door gave a certificate.
 
     `clock` is monotonic and `unix_clock` is the wall clock, both in seconds; `token` makes the ids of leases.
     Raises ConfigError where the host is not loopback or the port cannot be bound.
@@ -54,37 +65,74 @@ class Orchestrator:
         # Reentrant, so that a service may post an event and read its effect in one moment.
         self._changed = threading.Condition(threading.RLock())
         self._closing = threading.Event()
-        self.nodes = NodeDesk(self, settings, unix_clock)
-        self.runs = RunDesk(self, settings, store, token)
-        self._server = make_server(
-            orchestrator=self.nodes,
-            runs=self.runs,
+        keys = settings.keys
+        self.authority = Authority.fresh(unix_clock) if keys is None else Authority.kept(keys, unix_clock)
+        self._issuer = Issuer(self.authority, token_s=settings.token_s, certificate_s=settings.certificate_s)
+        passes = IssuedPasses(self._issuer, tls=settings.tls)
+        self.nodes = NodeDesk(self, settings, self._issuer, passes)
+        self.runs = RunDesk(self, settings, store, self._issuer, token)
+        self._servers = self._bound(
+            Door(
+                self._issuer,
+                KnownKeys(None if keys is None else keys / "known_keys"),
+                tls=settings.tls,
+                enrolment=settings.enrolment,
+                member_port=lambda: self._servers[-1].port,
+            )
+        )
+        self._executor = Executor(store, settings, self._took, passes)
+        self._ticker = threading.Thread(target=self._tick_until_closing, name="ticker", daemon=True)
+
+    def _bound(self, door: Door) -> list[Server]:
+        """The server with the door first, the members' last."""
+        settings, issuer = self._settings, self._issuer
+        guard = OrchestratorGuard(
+            lambda: issuer.reader, issuer.authority.now, tls=settings.tls, any_address=settings.any_address
+        )
+        bind = partial(
+            make_server,
+            guard=guard,
             host=settings.host,
-            port=settings.port,
             max_message_bytes=settings.max_message_bytes,
             in_flight_bytes=settings.in_flight_bytes,
             receive_s=settings.receive_s,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
         )
-        self._executor = Executor(store, settings, self._took)
-        self._ticker = threading.Thread(target=self._tick_until_closing, name="ticker", daemon=True)
+        if not settings.tls:
+            return [bind(door=door, orchestrator=self.nodes, runs=self.runs, port=settings.port)]
+        shown = issuer.authority.door
+        outside = bind(door=door, port=settings.port, tls=ServerTls(lambda: shown, of_members=False))
+        try:
+            inside = bind(
+                orchestrator=self.nodes,
+                runs=self.runs,
+                port=settings.member_port,
+                tls=ServerTls(issuer.tls_identity),
+            )
+        except ConfigError:
+            outside.stop(0.0)
+            raise
+        return [outside, inside]
 
     @property
     def port(self) -> int:
-        """The port that it serves on."""
-        return self._server.port
+        """The port where it is joined."""
+        return self._servers[0].port
 
     @property
     def address(self) -> str:
-        """Where nodes and drivers find it, as host:port."""
-        return f"{self._settings.host}:{self.port}"
+        """Where nodes and drivers join it, as host:port; with TLS the fingerprint of its authority follows."""
+        where = f"{self._settings.host}:{self.port}"
+        return f"{where}#{self.authority.fingerprint}" if self._settings.tls else where
 
     def start(self) -> None:
         """Serve, and let time pass."""
-        self._server.start()
+        for server in self._servers:
+            server.start()
         self._ticker.start()
-        log.info("the orchestrator serves on %s", self.address)
+        how = "by TLS" if self._settings.tls else "without TLS, which goes no further than this machine"
+        log.info("the orchestrator serves on %s, %s", self.address, how)
 
     def close(self) -> None:
         """Stop serving and end everything under way. Safe to call twice, and before `start`."""
@@ -92,7 +140,8 @@ class Orchestrator:
         if self._ticker.is_alive():
             self._ticker.join(_END_S)
         self._executor.close()
-        self._server.stop(_GRACE_S)
+        for server in self._servers:
+            server.stop(_GRACE_S)
 
     def _tick_until_closing(self) -> None:
         while not self._closing.wait(self._settings.tick_s):

@@ -11,12 +11,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pnode.errors import DeadlineExceeded
+from pnode.errors import DeadlineExceeded, PermissionDenied
 from pnode.orchestrator import checks, events
 from pnode.orchestrator.core import Core
+from pnode.orchestrator.issuing import IssuedPasses, Issuer
 from pnode.orchestrator.journal import RunJournal
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.storage.blob import BlobStore
+from pnode.transport.callers import caller
 from pnode.transport.deadline import Deadline
 from pnode.v1 import orchestrator_pb2
 
@@ -38,24 +40,30 @@ class Mind(Protocol):
 
 
 class NodeDesk:
-    """Implements OrchestratorApi. `unix_clock` is the wall clock in seconds, which nodes go by."""
+    """Implements OrchestratorApi. The issuer's clock is what nodes go by; `passes` is told where they are."""
 
-    def __init__(self, mind: Mind, settings: OrchestratorSettings, unix_clock: Callable[[], float]) -> None:
+    def __init__(self, mind: Mind, settings: OrchestratorSettings, issuer: Issuer, passes: IssuedPasses) -> None:
         self._mind = mind
         self._settings = settings
-        self._unix_clock = unix_clock
+        self._issuer = issuer
+        self._passes = passes
+        self._unix_clock = issuer.authority.now
 
     def register(self, request: orchestrator_pb2.RegisterRequest, deadline: Deadline) -> orchestrator_pb2.RegisterReply:
         """A node joins, under a new incarnation."""
         deadline.check()
-        checks.registration(request)
+        protocol = checks.registration(request)
         registered = events.NodeRegistered(request.node_uuid, request.address, request.capabilities, request.boot)
         with self._mind.reading() as core:
+            self._passes.expect(request.address, request.node_uuid)
             self._mind.post(registered)
             member = core.membership.find(request.node_uuid)
             assert member is not None, "it has just registered"
             return orchestrator_pb2.RegisterReply(
-                incarnation=member.incarnation, heartbeat_s=self._settings.heartbeat_s, now_s=self._unix_clock()
+                incarnation=member.incarnation,
+                heartbeat_s=self._settings.heartbeat_s,
+                now_s=self._unix_clock(),
+                protocol=protocol,
             )
 
     def heartbeat(
@@ -72,10 +80,19 @@ class NodeDesk:
         return orchestrator_pb2.HeartbeatReply(directives=directives, now_s=self._unix_clock())
 
     def resolve(self, request: orchestrator_pb2.ResolveRequest, deadline: Deadline) -> orchestrator_pb2.ResolveReply:
-        """Where a VNode is. Raises UnknownRun, UnknownVNode, and Unavailable while its run does not serve."""
+        """Where a VNode is, and a token for it. Only who hosts a VNode of the run is told.
+
+        Raises UnknownRun, UnknownVNode, PermissionDenied, and Unavailable while its run does not serve.
+        """
         deadline.check()
+        who = caller()
         with self._mind.reading() as core:
-            return orchestrator_pb2.ResolveReply(location=core.run(request.run).resolve(request.vnode))
+            location = core.run(request.run).resolve(request.vnode)
+            hosts = who is None or any(held.run == request.run for held in core.topology.on_node(who.uuid))
+        if not hosts:
+            raise PermissionDenied(f"{who} hosts no VNode of run {request.run!r}")
+        self._issuer.for_peer(who, location)
+        return orchestrator_pb2.ResolveReply(location=location)
 
     def report_failure(
         self, request: orchestrator_pb2.ReportFailureRequest, deadline: Deadline
@@ -107,11 +124,13 @@ class RunDesk:
         mind: Mind,
         settings: OrchestratorSettings,
         store: BlobStore,
+        issuer: Issuer,
         token: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
         self._mind = mind
         self._settings = settings
         self._store = store
+        self._issuer = issuer
         self._token = token
 
     def submit(self, request: orchestrator_pb2.SubmitRequest, deadline: Deadline) -> orchestrator_pb2.SubmitReply:
@@ -125,15 +144,22 @@ class RunDesk:
         with self._mind.reading() as core:
             self._mind.post(submitted)
             run = core.run(request.run.id)
-            return orchestrator_pb2.SubmitReply(status=run.status(), lease=run.lease.id, lease_s=self._settings.lease_s)
+            reply = orchestrator_pb2.SubmitReply(
+                status=run.status(), lease=run.lease.id, lease_s=self._settings.lease_s
+            )
+        self._issuer.for_driver(caller(), reply.status)
+        return reply
 
     def status(self, request: orchestrator_pb2.StatusRequest, deadline: Deadline) -> orchestrator_pb2.StatusReply:
-        """How a run stands. With a lease: renews it. Raises UnknownRun, LeaseLost."""
+        """How a run stands. With a lease: renews it, and gives tokens for its VNodes. Raises UnknownRun, LeaseLost."""
         deadline.check()
         with self._mind.reading() as core:
             if request.lease:
                 self._mind.post(events.LeaseRenewed(request.run, request.lease))
-            return orchestrator_pb2.StatusReply(status=core.run(request.run).status())
+            status = core.run(request.run).status()
+        if request.lease:
+            self._issuer.for_driver(caller(), status)
+        return orchestrator_pb2.StatusReply(status=status)
 
     def checkpoint(
         self, request: orchestrator_pb2.CheckpointRequest, deadline: Deadline

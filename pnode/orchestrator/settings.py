@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pnode.transport.weather import Weather
 
@@ -14,11 +15,19 @@ class OrchestratorSettings:
 
     `spread` prefers a node that holds no other VNode of the run. `pins` names the node of a VNode: it is waited for
     when a run is placed for the first time, and is a preference afterwards. `min_nodes` holds the first placement of
-    every run back until so many nodes could take part.
+    every run back until so many nodes could take part. `keys` is the folder of the authority's keys; without one they
+    live as long as the process. With `tls`, `port` is the door and `member_port` all the rest.
     """
 
     host: str = "127.0.0.1"
     port: int = 50050
+    member_port: int = 0
+    tls: bool = False
+    keys: Path | None = None
+    enrolment: str = field(default="", repr=False)
+    any_address: bool = False
+    certificate_s: float = 86_400.0
+    token_s: float = 7200.0
     max_message_bytes: int = 64 << 20
     in_flight_bytes: int = 512 << 20
     receive_s: float = 20.0

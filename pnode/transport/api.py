@@ -58,6 +58,15 @@ class OrchestratorApi(Protocol):
     ) -> orchestrator_pb2.UnregisterReply: ...
 
 
+class DoorApi(Protocol):
+    """What an orchestrator serves to those who are no members yet."""
+
+    def challenge(
+        self, request: orchestrator_pb2.ChallengeRequest, deadline: Deadline, /
+    ) -> orchestrator_pb2.ChallengeReply: ...
+    def join(self, request: orchestrator_pb2.JoinRequest, deadline: Deadline, /) -> orchestrator_pb2.JoinReply: ...
+
+
 class RunsApi(Protocol):
     """What an orchestrator serves to drivers."""
 

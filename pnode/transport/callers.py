@@ -1,10 +1,18 @@
-"""Who calls: the name that fairness, bounds and logs go by."""
+"""Who calls: the name that fairness, bounds and logs go by, and whom the guard found behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import grpc
 
+from pnode.security.principals import Principal
+
 _MAX_CHARS = 200
+
+_caller: ContextVar[Principal | None] = ContextVar("caller", default=None)
 
 
 def caller_name(context: grpc.ServicerContext) -> str:
@@ -12,3 +20,18 @@ def caller_name(context: grpc.ServicerContext) -> str:
     for identity in context.peer_identities() or ():
         return bytes(identity).decode("utf-8", "replace")[:_MAX_CHARS]
     return context.peer()[:_MAX_CHARS]
+
+
+def caller() -> Principal | None:
+    """The caller of the call that runs here; None inside one process, and where everybody may call."""
+    return _caller.get()
+
+
+@contextmanager
+def calling(who: Principal | None) -> Iterator[None]:
+    """Name the caller for as long as its call runs."""
+    before = _caller.set(who)
+    try:
+        yield
+    finally:
+        _caller.reset(before)

@@ -1,4 +1,4 @@
-"""Channels to peers: one per address, reconnecting with backoff, failing fast while a peer is gone."""
+"""Channels to peers: one per place, reconnecting with backoff, failing fast while a peer is gone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import grpc
 
 from pnode.errors import ConfigError, PeerUnavailable
 from pnode.transport.addresses import Address
+from pnode.transport.credentials import channel_credentials
+from pnode.transport.passes import OpenPasses, Passes, Place, check_private
 from pnode.transport.weather import Weather
 
 # The largest message, unless configured: 64 MiB.
@@ -74,7 +76,13 @@ class _Pooled:
 
 
 class ChannelPool:
-    """One channel per address, made on first use. Thread-safe. The idle one used longest ago goes first."""
+    """One channel per place, made on first use. Thread-safe. The idle one used longest ago goes first.
+
+    A place is an address, the certificate shown there and the name expected there: a renewed certificate has a channel
+    of its own, and the old one goes when it is idle.
+
+    passes: where this process may call, and what its calls carry.
+    """
 
     def __init__(
         self,
@@ -82,19 +90,21 @@ class ChannelPool:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         settings: ChannelSettings | None = None,
         weather: Weather | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self.weather = weather
+        self.passes: Passes = passes or OpenPasses()
         self._settings = settings or ChannelSettings()
         self._options = self._settings.options(max_message_bytes)
         self._lock = threading.Lock()
-        self._pooled: OrderedDict[Address, _Pooled] = OrderedDict()
+        self._pooled: OrderedDict[Place, _Pooled] = OrderedDict()
         self._closed = False
 
     @contextmanager
     def lease(self, address: Address) -> Iterator[grpc.Channel]:
         """The channel to an address, kept open for as long as it is held."""
-        pooled = self._take(address)
+        pooled = self._take(check_private(self.passes.place(address)))
         try:
             yield pooled.channel
         finally:
@@ -120,25 +130,40 @@ class ChannelPool:
         with self._lock:
             return len(self._pooled)
 
-    def _take(self, address: Address) -> _Pooled:
+    def _take(self, place: Place) -> _Pooled:
         with self._lock:
             if self._closed:
-                raise PeerUnavailable(f"{address}: the channels of this process are closed")
-            pooled = self._pooled.get(address)
+                raise PeerUnavailable(f"{place.address}: the channels of this process are closed")
+            pooled = self._pooled.get(place)
             if pooled is None:
-                pooled = _Pooled(grpc.insecure_channel(address.target, options=self._options))
-                self._pooled[address] = pooled
-            self._pooled.move_to_end(address)
+                pooled = _Pooled(self._made(place))
+                self._pooled[place] = pooled
+            self._pooled.move_to_end(place)
             pooled.num_calls += 1
-            idle = self._surplus()
+            idle = [*self._outdated(place), *self._surplus()]
         for each in idle:
             each.channel.close()
         return pooled
+
+    def _made(self, place: Place) -> grpc.Channel:
+        if place.tls is None:
+            return grpc.insecure_channel(place.address.target, options=self._options)
+        options = [*self._options, ("grpc.ssl_target_name_override", place.name)]
+        return grpc.secure_channel(place.address.target, channel_credentials(place.tls), options=options)
+
+    def _outdated(self, place: Place) -> list[_Pooled]:
+        """Take out the idle channels to the same address that show or expect something else by now."""
+        old = [
+            other
+            for other, pooled in self._pooled.items()
+            if other.address == place.address and other != place and not pooled.num_calls
+        ]
+        return [self._pooled.pop(other) for other in old]
 
     def _surplus(self) -> list[_Pooled]:
         """Take out the idle channels beyond the maximum, oldest first."""
         num_surplus = len(self._pooled) - self._settings.max_channels
         if num_surplus <= 0:
             return []
-        oldest = [address for address, pooled in self._pooled.items() if not pooled.num_calls]
-        return [self._pooled.pop(address) for address in oldest[:num_surplus]]
+        oldest = [place for place, pooled in self._pooled.items() if not pooled.num_calls]
+        return [self._pooled.pop(place) for place in oldest[:num_surplus]]

@@ -14,6 +14,7 @@ from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 VNODES: ServiceDescriptor = vnode_pb2.DESCRIPTOR.services_by_name["VNodes"]
 PNODE: ServiceDescriptor = node_pb2.DESCRIPTOR.services_by_name["PNode"]
 ORCHESTRATOR: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Orchestrator"]
+DOOR: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Door"]
 RUNS: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Runs"]
 
 
@@ -25,6 +26,16 @@ class Method:
     attribute: str
     request: type[Message]
     reply: type[Message]
+
+    @property
+    def service(self) -> str:
+        """The full name of its service."""
+        return self.path.split("/")[1]
+
+    @property
+    def name(self) -> str:
+        """Its own name, as the .proto has it."""
+        return self.path.split("/")[2]
 
 
 def methods_of(service: ServiceDescriptor) -> tuple[Method, ...]:

@@ -1,6 +1,7 @@
 """The interfaces of api.py, at an address: the caller cannot tell a remote VNode from a local one.
 
-A stub sends each call once. What is idempotent is known to the caller, who retries with retry.py.
+A stub sends each call once; only what was refused for its token, and so changed nothing, it sends again with a new
+one where there is one. What is idempotent is known to the caller, who retries with retry.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable
+from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, Unauthenticated
 from pnode.transport import codec, methods
 from pnode.transport.addresses import parse_address
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import NOBODY_ELSE, Deadline
+from pnode.transport.passes import Metadata
 from pnode.transport.status import from_rpc_error
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
@@ -44,7 +46,9 @@ class _Remote:
         return str(self._address)
 
     def _call(self, name: str, request: Message, reply: type[Reply], deadline: Deadline) -> Reply:
-        return self._asked(name, request, lambda raw: codec.parsed(reply, raw), deadline)
+        answer = self._asked(name, request, lambda raw: codec.parsed(reply, raw), deadline)
+        self._pool.passes.learn(self.service.full_name, answer)
+        return answer
 
     def _carry(self, name: str, request: Parcel[Any], reply: type[Reply], deadline: Deadline) -> Parcel[Reply]:
         """A call whose messages carry tensors; the payloads of the reply are views of the bytes that came."""
@@ -52,23 +56,33 @@ class _Remote:
 
     def _asked(self, name: str, request: Message | Parcel[Any], read: Callable[[bytes], T], deadline: Deadline) -> T:
         deadline.check()
-        raw = self._carried(name, codec.written(request, self._pool.max_message_bytes), deadline)
+        sent = codec.written(request, self._pool.max_message_bytes)
+        head = request.head if isinstance(request, Parcel) else request
+        try:
+            raw = self._carried(name, sent, deadline, self._metadata(head, deadline))
+        except Unauthenticated:
+            if not self._pool.passes.renounce(self.service.full_name):
+                raise
+            raw = self._carried(name, sent, deadline, self._metadata(head, deadline))
         try:
             return read(raw)
         except BadRequest as error:
             raise PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}") from error
 
-    def _carried(self, name: str, raw: bytes, deadline: Deadline) -> bytes:
+    def _metadata(self, head: Message, deadline: Deadline) -> Metadata:
+        return self._pool.passes.metadata(self.service.full_name, self._address, head, deadline)
+
+    def _carried(self, name: str, raw: bytes, deadline: Deadline, metadata: Metadata) -> bytes:
         weather = self._pool.weather
         if weather is None:
-            return self._exchange(name, raw, deadline)
-        return weather.carry(lambda until: self._exchange(name, raw, until), self.address, name, deadline)
+            return self._exchange(name, raw, deadline, metadata)
+        return weather.carry(lambda until: self._exchange(name, raw, until, metadata), self.address, name, deadline)
 
-    def _exchange(self, name: str, raw: bytes, deadline: Deadline) -> bytes:
+    def _exchange(self, name: str, raw: bytes, deadline: Deadline, metadata: Metadata) -> bytes:
         with self._pool.lease(self._address) as channel:
             try:
                 path = f"/{self.service.full_name}/{name}"
-                return _sent(channel.unary_unary(path), raw, deadline)
+                return _sent(channel.unary_unary(path), raw, deadline, metadata)
             except grpc.RpcError as error:
                 raise from_rpc_error(error, f"{name} at {self._address}") from error
             except ValueError as error:
@@ -79,13 +93,15 @@ class _Remote:
         return f"{type(self).__name__}({self._address})"
 
 
-def _sent(send: grpc.UnaryUnaryMultiCallable[bytes, bytes], raw: bytes, deadline: Deadline) -> bytes:
+def _sent(
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes], raw: bytes, deadline: Deadline, metadata: Metadata
+) -> bytes:
     """The reply. Where whoever we ask for leaves, the call is cancelled on the wire too."""
     timeout_s = min(deadline.left_s(), _MAX_TIMEOUT_S)
     if deadline.caller is NOBODY_ELSE:
         # Nobody can leave, and a call without a future is faster.
-        return send(raw, timeout=timeout_s)
-    call = send.future(raw, timeout=timeout_s)
+        return send(raw, timeout=timeout_s, metadata=metadata)
+    call = send.future(raw, timeout=timeout_s, metadata=metadata)
     try:
         with deadline.caller.telling(call.cancel):
             return call.result()
@@ -160,6 +176,20 @@ class RemoteOrchestrator(_Remote):
         self, request: orchestrator_pb2.UnregisterRequest, deadline: Deadline
     ) -> orchestrator_pb2.UnregisterReply:
         return self._call("Unregister", request, orchestrator_pb2.UnregisterReply, deadline)
+
+
+class RemoteDoor(_Remote):
+    """DoorApi at an address."""
+
+    service = methods.DOOR
+
+    def challenge(
+        self, request: orchestrator_pb2.ChallengeRequest, deadline: Deadline
+    ) -> orchestrator_pb2.ChallengeReply:
+        return self._call("Challenge", request, orchestrator_pb2.ChallengeReply, deadline)
+
+    def join(self, request: orchestrator_pb2.JoinRequest, deadline: Deadline) -> orchestrator_pb2.JoinReply:
+        return self._call("Join", request, orchestrator_pb2.JoinReply, deadline)
 
 
 class RemoteRuns(_Remote):

@@ -13,13 +13,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pnode.errors import BadRequest, ConfigError
 from pnode.observe.counters import Counters
 from pnode.transport import arenas, health, methods
-from pnode.transport.addresses import loopback
-from pnode.transport.api import NodeApi, OrchestratorApi, RunsApi, VNodesApi
+from pnode.transport.addresses import is_loopback, parse_host
+from pnode.transport.api import DoorApi, NodeApi, OrchestratorApi, RunsApi, VNodesApi
 from pnode.transport.channels import MAX_MESSAGE_BYTES, size_options
+from pnode.transport.credentials import ServerTls, server_credentials
 from pnode.transport.deadline import Deadline
+from pnode.transport.guards import Guard, OpenGuard
 from pnode.transport.health import Health
 from pnode.transport.intake import Intake
 from pnode.transport.lanes import Lane
+from pnode.transport.refusals import Refusals
 from pnode.transport.servicers import CallLimits, Router
 from pnode.transport.turns import Bounds
 from pnode.transport.watch import Watch
@@ -47,6 +50,9 @@ def make_server(
     node: NodeApi | None = None,
     orchestrator: OrchestratorApi | None = None,
     runs: RunsApi | None = None,
+    door: DoorApi | None = None,
+    guard: Guard | None = None,
+    tls: ServerTls | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
@@ -64,11 +70,15 @@ def make_server(
     VNodes served here, or a chain that comes back to this process could find no thread. Calls that set no deadline
     have `default_deadline_s`, and none has more than `max_deadline_s`.
 
+    `guard` says who may make which call; without one everybody may, so there must be one beyond loopback.
+
     The messages of calls to VNodes that are here at once take at most `in_flight_bytes`, those that a VNode's window
     has admitted not counted; those of the other calls a quarter of that. A message must have come within `receive_s`.
 
-    Raises ConfigError where the host is not loopback or the port cannot be bound.
+    Raises ConfigError where the host is beyond loopback without TLS and a guard, or the port cannot be bound.
     """
+    if tls is not None and guard is None:
+        raise ConfigError("a server with TLS needs a guard: certificates alone allow nothing")
     arenas.use_few()
     lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
     watch, counters = Watch(), counters or Counters()
@@ -81,7 +91,9 @@ def make_server(
             receive_s=receive_s,
             queue=queue,
         )
-        return CallLimits(max_message_bytes, default_deadline_s, max_deadline_s, intake, counters)
+        return CallLimits(
+            max_message_bytes, default_deadline_s, max_deadline_s, intake, guard or OpenGuard(), Refusals(counters)
+        )
 
     # No one caller's messages, that may be slow to come, take all threads. Control calls have few callers, and small.
     work = limits(in_flight_bytes, Bounds(most=max(4, max_threads * 3 // 4), most_each=max(4, max_threads // 4)))
@@ -93,10 +105,11 @@ def make_server(
             (methods.PNODE, node, lanes.control, control),
             (methods.ORCHESTRATOR, orchestrator, lanes.control, control),
             (methods.RUNS, runs, lanes.runs, control),
+            (methods.DOOR, door, lanes.control, control),
         )
         if api is not None
     ]
-    return Server(served, lanes, watch, counters, max_message_bytes, host, port)
+    return Server(served, lanes, watch, counters, max_message_bytes, host, port, tls)
 
 
 class _Served(NamedTuple):
@@ -142,6 +155,7 @@ class Server:
         max_message_bytes: int,
         host: str,
         port: int,
+        tls: ServerTls | None,
     ) -> None:
         self.served = served
         self._names = [each.service.full_name for each in served]
@@ -159,7 +173,7 @@ class Server:
             options=_options(max_message_bytes, lanes.work.capacity),
             maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
         )
-        self.port = _bind(self._inner, host, port)
+        self.port = _bind(self._inner, host, port, tls)
         self._turning = threading.Lock()
         self._started = False
         self._ended: bool | None = None
@@ -234,24 +248,28 @@ def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
     ]
 
 
-def check_bindable(host: str, port: int) -> str:
+def check_bindable(host: str, port: int, *, tls: bool = False) -> str:
     """The address that `host` names, when a server could serve there now.
 
     For those with much to do before they serve: whoever waited for that should not learn then that the port was taken.
-    Raises ConfigError where the host is not loopback or the port cannot be bound.
+    Raises ConfigError where the host is beyond loopback without TLS, or the port cannot be bound.
     """
     try:
-        address = loopback(host)
+        address = parse_host(host)
     except BadRequest as error:
         raise ConfigError(f"host {error.message}") from error
+    if not tls and not is_loopback(address):
+        raise ConfigError(f"host {address} is beyond loopback: refused without TLS")
     _probe(address, port)
     return address
 
 
-def _bind(inner: grpc.Server, host: str, port: int) -> int:
-    address = check_bindable(host, port)
+def _bind(inner: grpc.Server, host: str, port: int, tls: ServerTls | None) -> int:
+    address = check_bindable(host, port, tls=tls is not None)
     try:
-        return inner.add_insecure_port(f"{address}:{port}")
+        if tls is None:
+            return inner.add_insecure_port(f"{address}:{port}")
+        return inner.add_secure_port(f"{address}:{port}", server_credentials(tls))
     except RuntimeError as error:
         raise ConfigError(f"port {port} of {address} cannot be bound") from error
 

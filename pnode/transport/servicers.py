@@ -16,11 +16,15 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pnode.errors import Busy, Draining, PNodeError
 from pnode.observe.counters import Counters
 from pnode.transport import codec
-from pnode.transport.callers import caller_name
+from pnode.transport.callers import caller_name, calling
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
+from pnode.transport.guards import Guard
 from pnode.transport.intake import Intake
 from pnode.transport.lanes import Lane
 from pnode.transport.methods import Method, methods_of
+from pnode.transport.passes import Metadata
+from pnode.transport.refusals import Refusals
 from pnode.transport.status import abort
 
 log = logging.getLogger(__name__)
@@ -41,7 +45,8 @@ class CallLimits:
     default_deadline_s: float
     max_deadline_s: float
     intake: Intake
-    counters: Counters
+    guard: Guard
+    refusals: Refusals
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method as it is served: its handler, and the lane that it runs in."""
+    """One method as it is served: its handler, the lane that it runs in, and what its callers must bring."""
 
     handler: Handler
     lane: Lane
+    enter: Callable[[Metadata], PNodeError | None]
 
 
 class Router(grpc.GenericRpcHandler):
@@ -79,11 +85,18 @@ class Router(grpc.GenericRpcHandler):
             behaviour = Behaviour(_unary(method, getattr(api, method.attribute), limits), lane)
             # As a stream of requests, of which only the first is asked for: on the wire it is the same, and nothing
             # is received before there is room.
-            self.add(method.path, grpc.stream_unary_rpc_method_handler(behaviour), lane)
+            handler: Handler = grpc.stream_unary_rpc_method_handler(behaviour)
+            self.add(method.path, handler, lane, _entry(method, limits))
 
-    def add(self, path: str, handler: Handler, lane: Lane) -> None:
-        """Serve one method, of any kind."""
-        self._entries[path] = Entry(handler, lane)
+    def add(
+        self,
+        path: str,
+        handler: Handler,
+        lane: Lane,
+        enter: Callable[[Metadata], PNodeError | None] = lambda metadata: None,
+    ) -> None:
+        """Serve one method, of any kind. `enter` judges a call by its headers: why it is refused, or None."""
+        self._entries[path] = Entry(handler, lane, enter)
 
     def close(self, spared: frozenset[str]) -> None:
         """Refuse every further call, but those to the methods that are spared."""
@@ -104,7 +117,8 @@ class Router(grpc.GenericRpcHandler):
             )
             self._counters.add(f"refused.lane.{entry.lane.name}")
             return self._refusal(error)
-        return entry.handler
+        refused = entry.enter(handler_call_details.invocation_metadata)
+        return entry.handler if refused is None else self._refusal(refused)
 
     def _refusal(self, error: PNodeError) -> Handler:
         # A handler of request streams does not wait for the message: a refused caller costs neither it nor a thread.
@@ -112,6 +126,18 @@ class Router(grpc.GenericRpcHandler):
             abort(context, error)
 
         return grpc.stream_unary_rpc_method_handler(Behaviour(refuse, self._refusals))
+
+
+def _entry(method: Method, limits: CallLimits) -> Callable[[Metadata], PNodeError | None]:
+    def enter(metadata: Metadata) -> PNodeError | None:
+        try:
+            limits.guard.enter(method, metadata)
+        except PNodeError as error:
+            limits.refusals.note(method.attribute, error, "a caller")
+            return error
+        return None
+
+    return enter
 
 
 def _unary(
@@ -126,15 +152,19 @@ def _unary(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )
             deadline.check()
+            claims = limits.guard.identify(method, context)
             with limits.intake.received(raws, context, deadline) as received:
-                reply = call(read(received.raw), deadline)
+                request = read(received.raw)
+                head = request.head if isinstance(request, Parcel) else request
+                with calling(limits.guard.admit(method, claims, head, context)):
+                    reply = call(request, deadline)
                 return received.answered(codec.written(reply, limits.max_message_bytes))
         except PNodeError as error:
-            limits.counters.add(f"refused.{method.attribute}.{error.reason}")
+            limits.refusals.note(method.attribute, error, context.peer())
             return abort(context, error)
         except grpc.RpcError:
             # The call has ended before its message was here; gRPC, who raised this, knows.
-            limits.counters.add(f"ended.{method.attribute}")
+            limits.refusals.counters.add(f"ended.{method.attribute}")
             raise
         except Exception:
             # The boundary of the process: the caller learns that something failed, the log learns what.

@@ -26,6 +26,9 @@ CODES: dict[type[PNodeError], StatusCode] = {
     errors.PNodeError: StatusCode.INTERNAL,
     errors.ConfigError: StatusCode.FAILED_PRECONDITION,
     errors.BadRequest: StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
+    errors.ProtocolMismatch: StatusCode.FAILED_PRECONDITION,
     errors.UnknownVNode: StatusCode.NOT_FOUND,
     errors.UnknownRun: StatusCode.NOT_FOUND,
     errors.UnknownNode: StatusCode.NOT_FOUND,
@@ -58,6 +61,8 @@ _BARE: dict[StatusCode, type[PNodeError]] = {
     StatusCode.INVALID_ARGUMENT: errors.BadRequest,
     StatusCode.OUT_OF_RANGE: errors.BadRequest,
     StatusCode.ALREADY_EXISTS: errors.Conflict,
+    StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
     StatusCode.ABORTED: errors.PreconditionFailed,
     StatusCode.DATA_LOSS: errors.BlobCorrupt,
 }

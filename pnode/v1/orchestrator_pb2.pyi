@@ -48,6 +48,134 @@ RUN_STATE_FAILED: RunState.ValueType  # 5
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 @_typing.final
+class ChallengeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeRequest: _TypeAlias = ChallengeRequest  # noqa: Y015
+
+@_typing.final
+class ChallengeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    challenge: _builtins.bytes
+    """good for one join, within a minute"""
+    def __init__(
+        self,
+        *,
+        challenge: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeReply: _TypeAlias = ChallengeReply  # noqa: Y015
+
+@_typing.final
+class JoinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    ENROLMENT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_MIN_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """node or driver"""
+    uuid: _builtins.str
+    public_key: _builtins.bytes
+    """Ed25519, 32 raw bytes; a UUID belongs to one key"""
+    challenge: _builtins.bytes
+    request: _builtins.bytes
+    """with TLS: a PKCS #10 request, DER, for a key that only this process has"""
+    signature: _builtins.bytes
+    """by the identity's key over all of the above and the authority's fingerprint"""
+    enrolment: _builtins.str
+    """the network's secret, where it has one"""
+    protocol_min: _builtins.int
+    """of the wire: the oldest and the newest that the joiner speaks"""
+    protocol: _builtins.int
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        uuid: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        challenge: _builtins.bytes = ...,
+        request: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        enrolment: _builtins.str = ...,
+        protocol_min: _builtins.int = ...,
+        protocol: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "enrolment", b"enrolment", "protocol", b"protocol", "protocol_min", b"protocol_min", "public_key", b"public_key", "request", b"request", "role", b"role", "signature", b"signature", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinRequest: _TypeAlias = JoinRequest  # noqa: Y015
+
+@_typing.final
+class JoinReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_KEY_FIELD_NUMBER: _builtins.int
+    NOW_S_FIELD_NUMBER: _builtins.int
+    RENEW_S_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """with TLS: PEM"""
+    token: _builtins.str
+    """of the member, for its calls to the orchestrator"""
+    token_key: _builtins.bytes
+    """Ed25519, 32 raw bytes: verifies every token of this network"""
+    now_s: _builtins.float
+    """the orchestrator's clock, Unix seconds"""
+    renew_s: _builtins.float
+    """join again after so long"""
+    port: _builtins.int
+    """with TLS: of the members' services, on the host of this one"""
+    protocol: _builtins.int
+    """the newest that both speak"""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        token: _builtins.str = ...,
+        token_key: _builtins.bytes = ...,
+        now_s: _builtins.float = ...,
+        renew_s: _builtins.float = ...,
+        port: _builtins.int = ...,
+        protocol: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "now_s", b"now_s", "port", b"port", "protocol", b"protocol", "renew_s", b"renew_s", "token", b"token", "token_key", b"token_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinReply: _TypeAlias = JoinReply  # noqa: Y015
+
+@_typing.final
 class RegisterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -55,11 +183,14 @@ class RegisterRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
+    PROTOCOL_MIN_FIELD_NUMBER: _builtins.int
     BOOT_FIELD_NUMBER: _builtins.int
     node_uuid: _builtins.str
     address: _builtins.str
     protocol: _builtins.int
-    """of the wire: 1"""
+    """of the wire: the newest that it speaks"""
+    protocol_min: _builtins.int
+    """and the oldest; 0: only the newest"""
     boot: _builtins.str
     """names the process: the same one registered twice is one membership"""
     @_builtins.property
@@ -71,11 +202,12 @@ class RegisterRequest(_message.Message):
         address: _builtins.str = ...,
         capabilities: _node_pb2.Capabilities | None = ...,
         protocol: _builtins.int = ...,
+        protocol_min: _builtins.int = ...,
         boot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot", b"boot", "capabilities", b"capabilities", "node_uuid", b"node_uuid", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot", b"boot", "capabilities", b"capabilities", "node_uuid", b"node_uuid", "protocol", b"protocol", "protocol_min", b"protocol_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,21 +220,25 @@ class RegisterReply(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_S_FIELD_NUMBER: _builtins.int
     NOW_S_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     """names this membership; a second Register fences the first"""
     heartbeat_s: _builtins.float
     now_s: _builtins.float
     """the orchestrator's clock, Unix seconds"""
+    protocol: _builtins.int
+    """the newest that both speak"""
     def __init__(
         self,
         *,
         incarnation: _builtins.int = ...,
         heartbeat_s: _builtins.float = ...,
         now_s: _builtins.float = ...,
+        protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_s", b"heartbeat_s", "incarnation", b"incarnation", "now_s", b"now_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_s", b"heartbeat_s", "incarnation", b"incarnation", "now_s", b"now_s", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,8 +354,11 @@ class Location(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     NODE_UUID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     node_uuid: _builtins.str
     address: _builtins.str
+    token: _builtins.str
+    """for calls to it by whoever this is sent to; only for those who may call"""
     @_builtins.property
     def fence(self) -> _vnode_pb2.Fence: ...
     def __init__(
@@ -228,10 +367,11 @@ class Location(_message.Message):
         fence: _vnode_pb2.Fence | None = ...,
         node_uuid: _builtins.str = ...,
         address: _builtins.str = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fence", b"fence", "node_uuid", b"node_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fence", b"fence", "node_uuid", b"node_uuid", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -269,6 +269,127 @@ class Orchestrator:
             _registered_method=True)
 
 
+class DoorStub:
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Challenge = channel.unary_unary(
+                '/pnode.v1.Door/Challenge',
+                request_serializer=pnode_dot_v1_dot_orchestrator__pb2.ChallengeRequest.SerializeToString,
+                response_deserializer=pnode_dot_v1_dot_orchestrator__pb2.ChallengeReply.FromString,
+                _registered_method=True)
+        self.Join = channel.unary_unary(
+                '/pnode.v1.Door/Join',
+                request_serializer=pnode_dot_v1_dot_orchestrator__pb2.JoinRequest.SerializeToString,
+                response_deserializer=pnode_dot_v1_dot_orchestrator__pb2.JoinReply.FromString,
+                _registered_method=True)
+
+
+class DoorServicer:
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    def Challenge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Join(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DoorServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Challenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Challenge,
+                    request_deserializer=pnode_dot_v1_dot_orchestrator__pb2.ChallengeRequest.FromString,
+                    response_serializer=pnode_dot_v1_dot_orchestrator__pb2.ChallengeReply.SerializeToString,
+            ),
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=pnode_dot_v1_dot_orchestrator__pb2.JoinRequest.FromString,
+                    response_serializer=pnode_dot_v1_dot_orchestrator__pb2.JoinReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'pnode.v1.Door', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('pnode.v1.Door', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Door:
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    @staticmethod
+    def Challenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pnode.v1.Door/Challenge',
+            pnode_dot_v1_dot_orchestrator__pb2.ChallengeRequest.SerializeToString,
+            pnode_dot_v1_dot_orchestrator__pb2.ChallengeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pnode.v1.Door/Join',
+            pnode_dot_v1_dot_orchestrator__pb2.JoinRequest.SerializeToString,
+            pnode_dot_v1_dot_orchestrator__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class RunsStub:
     """For drivers. A driver holds the lease of its run; only its holder may move the run.
     """

@@ -84,6 +84,49 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
 
 def add_OrchestratorServicer_to_server(servicer: OrchestratorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class DoorStub:
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DoorAsyncStub: ...
+    Challenge: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ChallengeRequest, _orchestrator_pb2.ChallengeReply]
+    Join: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.JoinRequest, _orchestrator_pb2.JoinReply]
+
+@_typing.type_check_only
+class DoorAsyncStub(DoorStub):
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Challenge: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ChallengeRequest, _orchestrator_pb2.ChallengeReply]  # type: ignore[assignment]
+    Join: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.JoinRequest, _orchestrator_pb2.JoinReply]  # type: ignore[assignment]
+
+class DoorServicer(metaclass=_abc_1.ABCMeta):
+    """Where a stranger becomes a member: it proves that it holds its key, and gets what its further calls need. With TLS
+    it has a port of its own, whose certificate is the authority's itself; everything else asks for a certificate.
+    """
+
+    @_abc_1.abstractmethod
+    def Challenge(
+        self,
+        request: _orchestrator_pb2.ChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.ChallengeReply, _abc.Awaitable[_orchestrator_pb2.ChallengeReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Join(
+        self,
+        request: _orchestrator_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.JoinReply, _abc.Awaitable[_orchestrator_pb2.JoinReply]]: ...
+
+def add_DoorServicer_to_server(servicer: DoorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class RunsStub:
     """For drivers. A driver holds the lease of its run; only its holder may move the run."""
 

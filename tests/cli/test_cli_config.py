@@ -21,6 +21,8 @@ OTHER = {
     "node.uuid": "7a1f3c2e-0d4b-4b64-9f6d-1f2e3d4c5b6a",
     "node.host": "127.0.0.2",
     "node.data_dir": "/tmp/else where",
+    "tls.mode": "on",
+    "rpc.addresses": "any",
     "orchestrator.address": "127.0.0.1:1234",
     "orchestrator.host": "127.0.0.2",
     "orchestrator.spread": "true",

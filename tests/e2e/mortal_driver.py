@@ -18,6 +18,7 @@ from pnode.config import load
 from pnode.jobs.catalog import make_job
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
+from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
 from pnode.v1 import orchestrator_pb2
 
@@ -57,7 +58,7 @@ def main() -> None:
     )
     spec = orchestrator_pb2.RunSpec(id=RUN, vnodes=job.cut(RUN))
     with (
-        ChannelPool() as channels,
+        ChannelPool(passes=Joiner.of_driver(told["orchestrator"])) as channels,
         Driver(
             spec,
             settings,

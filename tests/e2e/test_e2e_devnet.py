@@ -122,3 +122,25 @@ def test_a_child_that_cannot_start_is_shown(tmp_path: Path) -> None:
     assert "orchestrator ended with exit code 2; its last lines:" in err
     assert "Traceback" not in err
     assert_nobody_is_left(tmp_path)
+
+
+SECRET = "a secret of this network"
+
+
+def test_a_node_is_killed_and_the_digest_is_the_same_over_tls(tmp_path: Path) -> None:
+    short = ("job.steps=8", "job.checkpoint=4", "job.batch=16", "job.warmup=2")
+    line, _ = complete(
+        tmp_path,
+        *short,
+        "tls.mode=on",
+        environment={"PNODE_ORCHESTRATOR_ENROLMENT": SECRET, "PNODE_LOG_LEVEL": "debug"},
+    )
+    assert line["bitwise_equal"] is True
+    assert (line["kills"], line["steps"]) == (1, 8)
+    folder = Path(line["folder"])
+    told = [folder / "report.json", *(folder / "logs").iterdir()]
+    assert [path.name for path in told if SECRET in path.read_text()] == []
+    assert "TLS" in (folder / "logs" / "orchestrator.log").read_text()
+    private = [*(folder / "config").iterdir(), *folder.glob("*/identity.pem"), *folder.glob("*/authority/*.pem")]
+    assert len(private) >= 9
+    assert {path.stat().st_mode & 0o077 for path in private} == {0}

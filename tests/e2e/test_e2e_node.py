@@ -16,11 +16,13 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from pnode.devnet.child import PNODE, Child, end_all
-from pnode.errors import UnknownVNode
+from pnode.errors import Unauthenticated, UnknownVNode
+from pnode.security.identity import Identity
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.v1 import node_pb2, vnode_pb2
+from tests.e2e.e2e_operator import pool_to
 
 # A cold kernel cache is compiled by the first node that starts.
 START_S = 240.0
@@ -56,12 +58,6 @@ def net(tmp_path: Path) -> Iterator[Net]:
     end_all(net.children, 20.0)
 
 
-@pytest.fixture
-def pool() -> Iterator[ChannelPool]:
-    with ChannelPool() as pool:
-        yield pool
-
-
 def until(holds: Callable[[], bool], child: Child, deadline_s: float = 30.0) -> None:
     """Wait until something holds, looking again whenever a second has passed or the child has ended."""
     deadline = Deadline.after(deadline_s)
@@ -84,11 +80,17 @@ def health(node: Child, service: str) -> int:
         return int(check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
 
 
-def test_a_node_joins_serves_and_leaves_with_exit_0(net: Net, pool: ChannelPool) -> None:
-    node = net.node("node", net.orchestrator("orchestrator"))
+def test_a_node_joins_serves_and_leaves_with_exit_0(net: Net) -> None:
+    orchestrator = net.orchestrator("orchestrator")
+    node = net.node("node", orchestrator)
+    with pool_to(node, orchestrator) as pool:
+        _joins_serves_and_leaves(node, pool)
+
+
+def _joins_serves_and_leaves(node: Child, pool: ChannelPool) -> None:
     until(lambda: inspect(pool, node).orchestrator_reachable, node)
     about = inspect(pool, node)
-    assert about.node_uuid == (node.log.parent / "node" / "uuid").read_text().strip()
+    assert about.node_uuid == Identity.kept(node.log.parent / "node").uuid
     assert "samebits-1" in about.capabilities.numerics_classes
     assert about.capabilities.versions["torch"]
     assert health(node, "") == health_pb2.HealthCheckResponse.SERVING
@@ -97,6 +99,10 @@ def test_a_node_joins_serves_and_leaves_with_exit_0(net: Net, pool: ChannelPool)
     assert {"pnode.v1.VNodes", "pnode.v1.PNode", "grpc.health.v1.Health"} <= services
     with pytest.raises(UnknownVNode):
         RemoteVNode(pool, node.address).describe(vnode_pb2.DescribeRequest(run="r", vnode="v"), Deadline.after(10))
+    with ChannelPool() as strangers, pytest.raises(Unauthenticated, match="Inspect needs a token"):
+        inspect(strangers, node)
+    assert inspect(pool, node).counters["refused.inspect.UNAUTHENTICATED"] >= 1
+    assert "refused inspect from a caller: UNAUTHENTICATED: 'Inspect needs a token" in node.tail(40)
 
     node.signal(signal.SIGTERM)
     assert node.wait_end(30.0), node.tail(20)
@@ -104,9 +110,14 @@ def test_a_node_joins_serves_and_leaves_with_exit_0(net: Net, pool: ChannelPool)
     assert "unregistered: SIGTERM" in node.tail(20)
 
 
-def test_a_node_outlives_its_orchestrator_and_finds_the_next(net: Net, pool: ChannelPool) -> None:
+def test_a_node_outlives_its_orchestrator_and_finds_the_next(net: Net) -> None:
     first = net.orchestrator("first")
     node = net.node("node", first)
+    with pool_to(node, first) as pool:
+        _outlives_and_finds_the_next(net, first, node, pool)
+
+
+def _outlives_and_finds_the_next(net: Net, first: Child, node: Child, pool: ChannelPool) -> None:
     until(lambda: inspect(pool, node).orchestrator_reachable, node)
     port = int(first.address.rpartition(":")[2])
     first.kill()
@@ -115,7 +126,16 @@ def test_a_node_outlives_its_orchestrator_and_finds_the_next(net: Net, pool: Cha
     assert health(node, "") == health_pb2.HealthCheckResponse.SERVING, "it serves on"
     assert "does not answer; serving on" in node.tail(20)
 
-    net.orchestrator("second", port)
+    # Another one, that knows nothing of the first: the node joins it by its key, and heeds its tokens alone.
+    second = net.orchestrator("second", port)
+    with pool_to(node, second) as others:
+        _heeds_the_next(node, pool, others)
+
+
+def _heeds_the_next(node: Child, before: ChannelPool, pool: ChannelPool) -> None:
+    until(lambda: health(node, "orchestrator") == health_pb2.HealthCheckResponse.SERVING, node)
+    with pytest.raises(Unauthenticated, match="not signed by this network's orchestrator"):
+        inspect(before, node)
     until(lambda: inspect(pool, node).orchestrator_reachable, node)
     until(lambda: health(node, "orchestrator") == health_pb2.HealthCheckResponse.SERVING, node)
     assert "answers again" in node.tail(20)

@@ -10,13 +10,13 @@ import pytest
 
 from pnode.devnet.child import end_all
 from pnode.errors import Busy, SpecError
-from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.tensors import metas
 from pnode.v1 import node_pb2, spec_pb2, tensor_pb2, vnode_pb2
 from pnode.vnode.tensors import TensorBytes
+from tests.e2e.e2e_operator import pool_to
 from tests.e2e.test_e2e_node import Net, inspect, until
 
 pytestmark = pytest.mark.timeout(300)
@@ -60,7 +60,7 @@ def test_memory_is_given_and_taken_back(net: Net, tmp_path: Path) -> None:
     config.write_text("limits:\n  memory: 64MiB\npressure:\n  patience_s: 3s\n")
     joining = f"orchestrator.address={orchestrator.address}"
     node = net.start("node", "--config", str(config), joining, "node.port=0", "device=cpu")
-    with ChannelPool() as pool:
+    with pool_to(node, orchestrator) as pool:
         control, peer = RemoteNode(pool, node.address), RemoteVNode(pool, node.address)
         with pytest.raises(SpecError, match=f"{128 * MIB} is over the {64 * MIB}"):
             control.allocate(request(128 * MIB), Deadline.after(10))

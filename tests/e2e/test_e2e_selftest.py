@@ -14,10 +14,10 @@ import pytest
 
 from pnode.devnet.child import PNODE, Child, end_all
 from pnode.errors import SpecError
-from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
 from pnode.transport.remote import RemoteNode
 from pnode.v1 import node_pb2, spec_pb2, tensor_pb2, vnode_pb2
+from tests.e2e.e2e_operator import pool_to
 
 # A cold kernel cache is compiled by the first node that starts.
 START_S = 240.0
@@ -78,7 +78,7 @@ def test_a_node_that_computes_other_bits_hosts_none_that_need_them(
     joining = f"orchestrator.address={orchestrator.address}"
     node = start(children, tmp_path, "node", joining, "node.port=0", "device=cpu")
     assert "VNodes are refused: the self-test of samebits-1 does not give the golden digests: relu" in node.tail(20)
-    with ChannelPool() as pool:
+    with pool_to(node, orchestrator) as pool:
         remote = RemoteNode(pool, node.address)
         about = remote.inspect(node_pb2.InspectRequest(), Deadline.after(10)).capabilities
         assert [name.split("/")[0] for name in about.numerics_classes] == ["torch"]

@@ -17,11 +17,14 @@ from node_world import ROWS, RUN, batch, reference, specs
 from pnode.client.lease import RunLease
 from pnode.devnet.child import PNODE, Child, end_all
 from pnode.errors import DeadlineExceeded, PNodeError, StoreUnavailable, Unavailable
+from pnode.orchestrator.issuing import IssuedPasses, Issuer
+from pnode.security.authority import Authority
 from pnode.storage.content import get_content
 from pnode.storage.urls import open_store
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
+from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteRuns, RemoteVNode
 from pnode.transport.retry import Backoff, retry
 from pnode.transport.tensors import metas, payloads
@@ -70,7 +73,7 @@ class Net:
         where = f"orchestrator.address={self.orchestrator.address}"
         for name in "ab":
             self._start(name, where, "node.port=0", "device=cpu")
-        self._channels = stack.enter_context(ChannelPool())
+        self._channels = stack.enter_context(ChannelPool(passes=Joiner.of_driver(self.orchestrator.address)))
         self.runs = RemoteRuns(self._channels, self.orchestrator.address)
         self._closing = threading.Event()
         spec = orchestrator_pb2.RunSpec(id=RUN, vnodes=specs(2))
@@ -80,9 +83,18 @@ class Net:
         status = self._running()
         self.fences = [at.fence for at in status.locations]
         self.vnodes = [RemoteVNode(self._channels, at.address) for at in status.locations]
+        self._snapshotter = stack.enter_context(ChannelPool(passes=self._passes_of_orchestrator(status)))
         self.nodes = [next(c for c in self.children if c.address == at.address) for at in status.locations]
         assert self.nodes[0] is not self.nodes[1]
         self.step = 0
+
+    def _passes_of_orchestrator(self, status: orchestrator_pb2.RunStatus) -> IssuedPasses:
+        """Only the orchestrator may ask for a Snapshot: whoever can read its keys may do as it."""
+        authority = Authority.kept(self._folder / "o" / "authority")
+        passes = IssuedPasses(Issuer(authority, token_s=600.0, certificate_s=600.0), tls=False)
+        for at in status.locations:
+            passes.expect(at.address, at.node_uuid)
+        return passes
 
     def _start(self, name: str, *arguments: str) -> Child:
         common = (
@@ -143,7 +155,8 @@ class Net:
 
     def snapshot(self, seconds: float) -> vnode_pb2.StateRecord:
         request = vnode_pb2.SnapshotRequest(fence=self.fences[0], version=self.step)
-        return self.vnodes[0].snapshot(request, Deadline.after(seconds)).record
+        vnode = RemoteVNode(self._snapshotter, self.vnodes[0].address)
+        return vnode.snapshot(request, Deadline.after(seconds)).record
 
     def checkpoint(self, seconds: float) -> list[vnode_pb2.StateRecord]:
         generation = self.fences[0].generation

@@ -11,11 +11,17 @@ from pnode.errors import StaleFence, StepMismatch, UnknownVNode
 from pnode.orchestrator.core import Core
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.security.identity import Identity
+from pnode.security.principals import DRIVER, NODE
+from pnode.security.tokens import Reader
 from pnode.storage.blob import BlobStore
 from pnode.storage.content import get_content, put_content
+from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
+from pnode.transport.guards import NodeGuard
+from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns
 from pnode.transport.server import make_server
 from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, tensor_pb2, vnode_pb2
@@ -94,20 +100,26 @@ class ServedNode:
         self.incarnation = 0
         self.draining = False
         self._store = network.store
-        self._orchestrator = network.orchestrator_stub
-        self._server = make_server(vnodes=self, node=self, default_deadline_s=WAIT_S)
+        self._key = Identity.fresh(self.uuid)
+        self.meet(network)
+        guard = NodeGuard(self._reader, self._now, tls=False, uuid=self.uuid, generation=self._generation)
+        self._server = make_server(vnodes=self, node=self, guard=guard, default_deadline_s=WAIT_S)
         self._server.start()
         self.address = f"127.0.0.1:{self._server.port}"
         self.register()
 
     # As a client of the orchestrator
 
+    def meet(self, network: Network) -> None:
+        """Find the orchestrator, or the one that came after it."""
+        self._joiner, self.orchestrator = network.member(self._key, NODE)
+
     def register(self) -> None:
         offer = node_pb2.Capabilities(vnode_memory_bytes=4 * MEMORY, max_vnodes=4, numerics_classes=["samebits-1"])
         request = orchestrator_pb2.RegisterRequest(
             node_uuid=self.uuid, address=self.address, capabilities=offer, protocol=1
         )
-        self.incarnation = self._orchestrator.register(request, soon()).incarnation
+        self.incarnation = self.orchestrator.register(request, soon()).incarnation
 
     def beat(self) -> list[str]:
         """One heartbeat; returns the kinds of directives, which are followed."""
@@ -115,13 +127,23 @@ class ServedNode:
             node_uuid=self.uuid, incarnation=self.incarnation, vnodes=self.hosted(), draining=self.draining
         )
         kinds = []
-        for directive in self._orchestrator.heartbeat(request, soon()).directives:
+        for directive in self.orchestrator.heartbeat(request, soon()).directives:
             kinds.append(str(directive.WhichOneof("kind")))
             if directive.HasField("release"):
                 self.release(directive.release, soon())
             elif directive.HasField("reregister"):
                 self.register()
         return kinds
+
+    def _reader(self) -> Reader | None:
+        return self._joiner.reader()
+
+    def _now(self) -> float | None:
+        return self._joiner.clock.now()
+
+    def _generation(self, run: str, vnode: str) -> int | None:
+        found = self.vnodes.get((run, vnode))
+        return None if found is None else found.fence.generation
 
     def hosted(self) -> list[node_pb2.HostedVNode]:
         return [
@@ -216,15 +238,21 @@ class Network:
         self.clock = Clock()
         self.settings = settings or OrchestratorSettings(port=0, tick_s=0.02)
         self.nodes: list[ServedNode] = []
-        self._pool = ChannelPool()
+        self._pools: list[ChannelPool] = []
         self.start()
 
     def start(self) -> None:
         """An orchestrator, new or again."""
         self.orchestrator = Orchestrator(self.store, self.settings, clock=self.clock)
         self.orchestrator.start()
-        self.orchestrator_stub = RemoteOrchestrator(self._pool, self.orchestrator.address)
-        self.runs = RemoteRuns(self._pool, self.orchestrator.address)
+        _, self.as_driver = self.member(Identity.fresh(), DRIVER)
+        self.runs = RemoteRuns(self._pools[-1], self.orchestrator.address)
+
+    def member(self, key: Identity, role: str) -> tuple[Joiner, RemoteOrchestrator]:
+        """Somebody who can join, and what it calls the orchestrator by."""
+        joiner = Joiner(key, parse_orchestrator(self.orchestrator.address), role=role)
+        self._pools.append(ChannelPool(passes=joiner))
+        return joiner, RemoteOrchestrator(self._pools[-1], self.orchestrator.address)
 
     def join(self, number: int = 1) -> ServedNode:
         """So many nodes join; returns the last."""
@@ -236,7 +264,8 @@ class Network:
         self.orchestrator.close()
         for node in self.nodes:
             node.stop()
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
     # A driver
 
@@ -264,7 +293,8 @@ class Network:
     def report(self, vnode: str, reason: str, reporter: str = "") -> None:
         fence = next(place.fence for place in self.status().locations if place.fence.vnode == vnode)
         request = orchestrator_pb2.ReportFailureRequest(fence=fence, reason=reason, reporter_uuid=reporter)
-        self.orchestrator_stub.report_failure(request, soon())
+        stub = next((node.orchestrator for node in self.nodes if node.uuid == reporter), self.as_driver)
+        stub.report_failure(request, soon())
 
     def where(self, vnode: str) -> ServedNode:
         uuid = next(place.node_uuid for place in self.status().locations if place.fence.vnode == vnode)

@@ -12,13 +12,17 @@ from orchestrator_world import FAILED, RUNNING
 from pnode.errors import (
     BadRequest,
     ConfigError,
+    PermissionDenied,
     PNodeError,
+    ProtocolMismatch,
     SpecError,
     UnknownRun,
     UnknownVNode,
 )
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.security.identity import Identity
+from pnode.security.principals import NODE
 from pnode.storage.local import LocalStore
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
@@ -53,18 +57,21 @@ def test_a_bad_run_is_refused_with_its_path(network: Network, change: object, pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "kind", "message"),
     [
-        ({"node_uuid": "me"}, "not a UUID"),
-        ({"node_uuid": uuid_of(10).upper().replace("0", "A", 1)}, "not a UUID"),
-        ({"address": "10.0.0.1:80"}, "loopback"),
-        ({"address": "localhost"}, "host:port"),
-        ({"protocol": 0}, "too old"),
-        ({"protocol": 2}, "too new"),
-        ({"capabilities": node_pb2.Capabilities()}, "numerics_classes"),
+        ({"node_uuid": "me"}, PermissionDenied, "speaks for 'me'"),
+        ({"node_uuid": uuid_of(2)}, PermissionDenied, "speaks for"),
+        ({"address": "0.0.0.0:80"}, PermissionDenied, "no address of a peer"),
+        ({"address": "localhost"}, BadRequest, "host:port"),
+        ({"protocol": 0}, ProtocolMismatch, "the node is too old: it speaks wire protocol 0, this process 1"),
+        ({"protocol": 3, "protocol_min": 2}, ProtocolMismatch, "this process is too old: .* 1, the node 2 to 3"),
+        ({"capabilities": node_pb2.Capabilities()}, BadRequest, "numerics_classes"),
     ],
 )
-def test_a_bad_registration_is_refused(network: Network, changes: dict[str, object], message: str) -> None:
+def test_a_bad_registration_is_refused(
+    network: Network, changes: dict[str, object], kind: type[PNodeError], message: str
+) -> None:
+    node = network.join()
     good = {
         "node_uuid": uuid_of(1),
         "address": "127.0.0.1:80",
@@ -72,12 +79,12 @@ def test_a_bad_registration_is_refused(network: Network, changes: dict[str, obje
         "protocol": 1,
     }
     request = orchestrator_pb2.RegisterRequest(**{**good, **changes})  # type: ignore[arg-type]  # a table's row
-    with pytest.raises(BadRequest, match=message):
-        network.orchestrator_stub.register(request, soon())
+    with pytest.raises(kind, match=message):
+        node.orchestrator.register(request, soon())
 
 
 def test_unknown_things_are_named(network: Network, lease: str) -> None:
-    stub = network.orchestrator_stub
+    stub = network.nodes[0].orchestrator
     with pytest.raises(UnknownRun):
         network.status("nothing")
     with pytest.raises(UnknownRun):
@@ -86,16 +93,17 @@ def test_unknown_things_are_named(network: Network, lease: str) -> None:
         stub.resolve(orchestrator_pb2.ResolveRequest(run="r", vnode="v9"), soon())
     report = orchestrator_pb2.ReportFailureRequest(fence=vnode_pb2.Fence(run="nothing"), reason="WORKER_LOST")
     with pytest.raises(UnknownRun):
-        stub.report_failure(report, soon())
+        network.as_driver.report_failure(report, soon())
     with pytest.raises(BadRequest):
         network.submit(holder="")
-    with pytest.raises(BadRequest):
+    with pytest.raises(PermissionDenied):
         stub.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid="me"), soon())
     records = [vnode_pb2.StateRecord(vnode="v0", sha256="no")]
     leaving = orchestrator_pb2.UnregisterRequest(node_uuid=network.nodes[0].uuid, records=records)
     with pytest.raises(BadRequest, match="does not name a blob"):
         stub.unregister(leaving, soon())
-    (directive,) = stub.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid=uuid_of(9)), soon()).directives
+    _, stranger = network.member(Identity.fresh(uuid_of(9)), NODE)
+    (directive,) = stranger.heartbeat(orchestrator_pb2.HeartbeatRequest(node_uuid=uuid_of(9)), soon()).directives
     assert directive.HasField("reregister")
 
 
@@ -123,7 +131,7 @@ def test_a_port_in_use_and_a_foreign_host_are_refused(network: Network, tmp_path
     store = LocalStore(tmp_path)
     with pytest.raises(ConfigError, match="in use"):
         Orchestrator(store, OrchestratorSettings(port=network.orchestrator.port))
-    with pytest.raises(ConfigError, match="loopback"):
+    with pytest.raises(ConfigError, match="beyond loopback: refused without TLS"):
         Orchestrator(store, OrchestratorSettings(host="10.0.0.1", port=0))
 
 

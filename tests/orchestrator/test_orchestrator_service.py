@@ -41,7 +41,10 @@ def test_a_run_is_placed_resolved_and_finished(network: Network, lease: str) -> 
     assert {place.fence.vnode: place.node_uuid for place in status.locations} == hosts(network)
     assert len(set(hosts(network).values())) == 3
     request = orchestrator_pb2.ResolveRequest(run="r", vnode="v1")
-    assert network.orchestrator_stub.resolve(request, soon()).location == status.locations[1]
+    location = network.where("v0").orchestrator.resolve(request, soon()).location
+    assert location.token != status.locations[1].token
+    location.token = status.locations[1].token
+    assert location == status.locations[1]
     network.runs.finish(orchestrator_pb2.FinishRequest(run="r", lease=lease), soon())
     assert network.status().state == FINISHED
     # Whatever Release did not reach is told by the next heartbeat.
@@ -107,8 +110,8 @@ def test_a_node_leaves_with_its_records(network: Network, lease: str) -> None:
         reason="SIGTERM",
         records=[leaving.record("v1", 4)],
     )
-    network.orchestrator_stub.unregister(request, soon())
-    network.orchestrator_stub.unregister(request, soon())
+    leaving.orchestrator.unregister(request, soon())
+    leaving.orchestrator.unregister(request, soon())
     network.until_state(RUNNING, generation=2)
     assert (network.status().version, network.status().manifest_version) == (4, 4)
 
@@ -131,7 +134,7 @@ def test_a_new_orchestrator_goes_on_from_the_store(network: Network, lease: str)
     with pytest.raises(UnknownRun):
         network.status()
     for node in network.nodes:
-        node._orchestrator = network.orchestrator_stub
+        node.meet(network)
         assert node.beat() == ["reregister"]
         assert node.beat() == ["release"]
     with pytest.raises(Conflict):

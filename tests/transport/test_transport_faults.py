@@ -16,7 +16,7 @@ import grpc
 import pytest
 from transport_fakes import WAIT_S, BlockedVNodes, Calling, FakeNode
 
-from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, PNodeError
+from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, PermissionDenied, PNodeError
 from pnode.transport.channels import ChannelPool, ChannelSettings
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
@@ -235,6 +235,13 @@ def test_many_threads_share_one_channel(serve: Serve, pool: ChannelPool, soon: D
 
 
 def test_an_address_that_may_not_be_contacted_makes_no_stub(pool: ChannelPool) -> None:
-    with pytest.raises(BadRequest, match="refused until TLS exists"):
-        RemoteVNode(pool, "192.0.2.1:50051")
+    with pytest.raises(BadRequest, match="is not an IPv4 address"):
+        RemoteVNode(pool, "example.org:50051")
+    assert len(pool) == 0
+
+
+def test_nothing_is_sent_beyond_loopback_without_tls(pool: ChannelPool) -> None:
+    request = vnode_pb2.DescribeRequest(run="r", vnode="v")
+    with pytest.raises(PermissionDenied, match="beyond loopback, and there is no TLS"):
+        RemoteVNode(pool, "192.0.2.1:50051").describe(request, Deadline.after(1))
     assert len(pool) == 0

@@ -18,9 +18,11 @@ from pnode.errors import (
     PNodeError,
     TooLarge,
 )
+from pnode.security.authority import Authority
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
+from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Caller, Deadline
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.server import Server, make_server
@@ -32,10 +34,21 @@ Serve = Callable[..., Server]
 # Binding
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org", ""])  # noqa: S104 - to be refused
-def test_a_host_beyond_loopback_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="refused until TLS exists"):
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2"])  # noqa: S104 - to be refused
+def test_a_host_beyond_loopback_is_refused_without_tls(host: str) -> None:
+    with pytest.raises(ConfigError, match="beyond loopback: refused without TLS"):
         make_server(host=host)
+
+
+@pytest.mark.parametrize("host", ["::", "example.org", ""])
+def test_a_host_that_is_no_address_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="is not an IPv4 address"):
+        make_server(host=host)
+
+
+def test_tls_without_a_guard_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a guard"):
+        make_server(tls=ServerTls(lambda: Authority.fresh().door))
 
 
 def test_a_port_in_use_is_one_clear_line(serve: Serve) -> None:

@@ -148,7 +148,9 @@ class Status(grpc.RpcError, grpc.Call):
         (StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (StatusCode.RESOURCE_EXHAUSTED, errors.Busy),
         (StatusCode.INVALID_ARGUMENT, errors.BadRequest),
-        (StatusCode.PERMISSION_DENIED, errors.PNodeError),
+        (StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
+        (StatusCode.PERMISSION_DENIED, errors.PermissionDenied),
+        (StatusCode.FAILED_PRECONDITION, errors.PNodeError),
     ],
 )
 def test_a_bare_status_goes_by_its_code(code: StatusCode, kind: type[PNodeError]) -> None:

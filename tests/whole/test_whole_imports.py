@@ -12,17 +12,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {"errors", "v1", "version"}
-PARTS = {"samebits", "vnode", "sandbox", "storage", "transport", "node", "orchestrator", "client"}
+PARTS = {"samebits", "vnode", "sandbox", "security", "storage", "transport", "node", "orchestrator", "client"}
 
 # Who may import whom, at whatever moment. Whoever is missing here may import nothing of ours; `version` is
 # pnode/__init__.py. Roles and the command line start a devnet, which starts their like: only not while importing.
 ALLOWED = {
     "vnode": FOUNDATION | {"samebits"},
     "sandbox": FOUNDATION | {"samebits", "vnode"},
+    "security": FOUNDATION,
     "storage": FOUNDATION,
-    "transport": FOUNDATION | {"vnode", "observe"},
-    "node": FOUNDATION | {"vnode", "sandbox", "storage", "transport", "observe"},
-    "orchestrator": FOUNDATION | {"vnode", "storage", "transport"},
+    "transport": FOUNDATION | {"vnode", "observe", "security"},
+    "node": FOUNDATION | {"vnode", "sandbox", "security", "storage", "transport", "observe"},
+    "orchestrator": FOUNDATION | {"vnode", "security", "storage", "transport"},
     "client": FOUNDATION | {"vnode", "transport"},
     "observe": FOUNDATION,
     "config": FOUNDATION,
@@ -38,13 +39,23 @@ ALLOWED = {
 LIBRARIES = {
     "boto3": {"storage"},
     "botocore": {"storage"},
+    "cryptography": {"security"},
     "grpc": {"transport", "v1"},
     "hydra": {"config"},
+    "jwt": {"security"},
     "numba": {"samebits", "sandbox"},
     "torch": {"samebits", "vnode", "sandbox", "client", "devnet"},
 }
 
-FRONTS = ["pnode.node", "pnode.transport", "pnode.storage", "pnode.orchestrator", "pnode.config", "pnode.cli"]
+FRONTS = [
+    "pnode.node",
+    "pnode.security",
+    "pnode.transport",
+    "pnode.storage",
+    "pnode.orchestrator",
+    "pnode.config",
+    "pnode.cli",
+]
 
 
 def imports(*, at_start_only: bool = False) -> Iterator[tuple[str, str, str]]:

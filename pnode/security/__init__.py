@@ -1,0 +1,1 @@
+"""Who is who: identity keys, the network's authority, certificates and call tokens. Knows nothing of gRPC."""
