@@ -18,6 +18,10 @@ MAX_FRAME_BYTES = 65_536
 # a lone one would later break whatever encodes the text again.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _FD_BYTES = struct.calcsize("i")
+# Plain numbers: an operation on Python's flags costs about as much as a system call, and every frame takes this way.
+_NO_SIGNAL = int(socket.MSG_NOSIGNAL)
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT_SHORT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 Frame = dict[str, object]
 
@@ -87,7 +91,7 @@ def send(channel: socket.socket, frame: Mapping[str, object], fds: Sequence[int]
 def send_raw(channel: socket.socket, raw: bytes, fds: Sequence[int] = (), *, flags: int = 0) -> None:
     """Send a frame that was encoded already. Raises OSError if the other side is gone."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-    channel.sendmsg([raw], rights, flags | socket.MSG_NOSIGNAL)
+    channel.sendmsg([raw], rights, flags | _NO_SIGNAL)
 
 
 def receive(channel: socket.socket, *, max_fds: int = 0, flags: int = 0) -> Received | None:
@@ -96,10 +100,10 @@ def receive(channel: socket.socket, *, max_fds: int = 0, flags: int = 0) -> Rece
     Descriptors beyond `max_fds` are closed, by the kernel or here, and the frame is refused.
     """
     room = socket.CMSG_SPACE(max_fds * _FD_BYTES) if max_fds else 0
-    raw, ancillary, how, _ = channel.recvmsg(MAX_FRAME_BYTES + 1, room, flags | socket.MSG_CMSG_CLOEXEC)
+    raw, ancillary, how, _ = channel.recvmsg(MAX_FRAME_BYTES + 1, room, flags | _CLOSE_ON_EXEC)
     fds = _descriptors(ancillary)
     try:
-        if how & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > max_fds:
+        if how & _CUT_SHORT or len(fds) > max_fds:
             raise FrameError("a control frame is too large or brings descriptors")
         if not raw and not fds:
             return None
