@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ OnFailure = Callable[[vnode_pb2.Fence, PNodeError], None]
 class Pipeline:
     """All VNodes in model order, under the fences of one generation.
 
+    window: microbatches that every VNode admits at once, so that the driver never sends one to be refused.
     call_s: the deadline of each call. grace_s: how long the others have to end when one has failed. on_failure: told
     at once, from the thread of the call that failed.
     """
@@ -48,6 +49,7 @@ class Pipeline:
         vnodes: Callable[[str], VNodesApi],
         threads: Executor,
         *,
+        window: int,
         call_s: float,
         grace_s: float,
         max_message_bytes: int,
@@ -58,6 +60,7 @@ class Pipeline:
         self.generation = status.generation
         self._places = [Place(location.fence, vnodes(location.address)) for location in status.locations]
         self._threads = threads
+        self._window = window
         self._call_s = call_s
         self._grace_s = grace_s
         self._max_message_bytes = max_message_bytes
@@ -79,15 +82,27 @@ class Pipeline:
         return reply
 
     def train(self, step: int, batch: Batch, num_microbatches: int) -> None:
-        """All microbatches of a step, at once, into the first VNode."""
+        """All microbatches of a step into the first VNode: a window of them at once, the next as each is done.
+
+        Backwards run in microbatch order, so whichever call ends moves the window on by one.
+        """
         first = self._places[0]
-        futures = [
-            self._threads.submit(
-                self._call, first, self._train_request(first, step, index, part, batch, num_microbatches)
-            )
-            for index, part in enumerate(batch.split(num_microbatches))
-        ]
-        _all(futures, self._call_s, self._grace_s)
+        calls: list[Future[TrainReply]] = []
+        for index, part in enumerate(batch.split(num_microbatches)):
+            if not self._await_room(calls):
+                break
+            request = self._train_request(first, step, index, part, batch, num_microbatches)
+            calls.append(self._threads.submit(self._call, first, request))
+        _all(calls, self._call_s, self._grace_s)
+
+    def _await_room(self, calls: Sequence[Future[TrainReply]]) -> bool:
+        """Wait until fewer than a window of calls run; False where one has failed or none has ended in its time."""
+        running = [call for call in calls if not call.done()]
+        if len(running) >= self._window:
+            wait(running, timeout=self._call_s, return_when=FIRST_COMPLETED)
+        running = [call for call in calls if not call.done()]
+        failed = any(call.done() and call.exception(0) is not None for call in calls)
+        return len(running) < self._window and not failed
 
     def _train_request(
         self, first: Place, step: int, microbatch: int, part: Batch, batch: Batch, num_microbatches: int

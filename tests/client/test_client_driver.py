@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from client_fakes import FAULTS, FakeNetwork
+from client_fakes import FAULTS, FakeNetwork, FakeNode
 from client_rows import make_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from pnode.client.driver import Driver, DriverSettings
 from pnode.client.local import LocalRun
 from pnode.client.model import Model
 from pnode.errors import BadRequest, Busy, Conflict, LeaseLost, PeerUnavailable, PNodeError, SpecError, Unavailable
+from pnode.transport.api import TrainReply, TrainRequest
 from pnode.transport.deadline import Deadline
 from pnode.v1 import orchestrator_pb2
 
@@ -81,6 +82,33 @@ def test_a_run_without_faults(spec: orchestrator_pb2.RunSpec, losses_and_digest:
     assert losses_of(heard) == dict(enumerate(losses))
     assert sorted(network.checkpoints) == [2, 4, 6]
     assert network.finished
+
+
+def test_no_more_microbatches_are_under_way_than_the_narrowest_vnode_admits(
+    model: Model, plan: Plan, losses_and_digest: tuple[list[float], str]
+) -> None:
+    specs = cut(model, plan, stages=3)
+    specs[1].window = 2
+    network = FakeNetwork()
+    under_way: set[int] = set()
+    most = [0]
+
+    class Counted(FakeNode):
+        """Counts the microbatches inside the first VNode."""
+
+        def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
+            under_way.add(request.head.microbatch)
+            most[0] = max(most[0], len(under_way))
+            try:
+                return super().train(request, deadline)
+            finally:
+                under_way.discard(request.head.microbatch)
+
+    network.at = lambda address: Counted(network, int(address[-1]))  # type: ignore[method-assign]  # watched, not faked
+    with driver(network, orchestrator_pb2.RunSpec(id="run", vnodes=specs), [], num_microbatches=8) as driving:
+        final = driving.train()
+    assert final.manifest_sha256 == losses_and_digest[1]
+    assert most[0] == 2
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
