@@ -255,8 +255,9 @@ class Driver:
         except (Unavailable, DeadlineExceeded, Busy) as error:
             return error
         except LeaseLost as error:
-            # Before we ever held it another driver may be about to lose it; afterwards we are the one who lost it.
-            if submitted:
+            # Before we ever held it another driver may be about to lose it, and says when; afterwards, or where a later
+            # life of ours has it, we are the one who lost it.
+            if submitted or error.retry_after_s is None:
                 raise
             return error
 
