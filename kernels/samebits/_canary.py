@@ -15,14 +15,14 @@ from samebits._intrinsics import bits32, fma32, load32
 _VALUES = np.array(
     [2.0**-130, 1.0, 2.0**-126, 0.5, 1 + 2.0**-23, 2.0**-24, 1 + 2.0**-12, -(1 + 2.0**-11)], dtype=np.float32
 )
-_ADDRESS = _VALUES.ctypes.data
+VALUES_ADDRESS = _VALUES.ctypes.data
 _SUBNORMAL_BITS, _HALVED_BITS = 0x00080000, 0x00400000
 _ONE_BITS, _EVEN_BITS, _FUSED_BITS = 0x3F800000, 0x3F800002, 0x33800000
 _FLUSHES, _ROUNDS, _SPLITS = 1, 2, 4
 
 
 @kernel("int64(intp)")
-def _probe(values: int) -> int:
+def probe(values: int) -> int:
     """Sums of faults: 1 subnormals are flushed, 2 rounding is not to nearest even, 4 fma rounds twice."""
     subnormal, one, smallest, half = load32(values, 0), load32(values, 1), load32(values, 2), load32(values, 3)
     above, tiny, factor, minus = load32(values, 4), load32(values, 5), load32(values, 6), load32(values, 7)
@@ -38,7 +38,11 @@ def _probe(values: int) -> int:
 
 def canary() -> None:
     """Raise RuntimeError unless this thread computes as the contract says."""
-    faults = _probe.unguarded(_ADDRESS)
+    refuse(probe.unguarded(VALUES_ADDRESS))
+
+
+def refuse(faults: int) -> None:
+    """Raise RuntimeError for faults that `probe` found, in this thread or in one that worked for it."""
     if faults:
         names = {
             _FLUSHES: "subnormal numbers are flushed to zero (torch.set_flush_denormal, or a -ffast-math library)",

@@ -49,6 +49,8 @@ class Kernel:
         self.name = f"{function.__module__.rpartition('.')[2].lstrip('_')}.{function.__name__}"
         self.binary64 = binary64
         self.signature = signature
+        self.kinds = signature.partition("(")[2].rstrip(")").split(", ")
+        self.takes_integers = set(self.kinds) <= {"intp", "int64"}
         self.dispatcher: Any = _njit(**OPTIONS)(function)
         self.cache = self.dispatcher._cache = KernelCache(self.name, function)
         self.__doc__ = function.__doc__

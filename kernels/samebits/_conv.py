@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from torch import Tensor
 
@@ -119,11 +117,8 @@ def sweep_planes(
     )  # fmt: skip
     floats = (ROWS + 1) * SPAN + (source.shape[1] * sweep.channel if sweep.packed else 0)
 
-    def job(begin: int, end: int) -> None:
-        _sweep(*arguments, scratch(floats), begin, end)
-
     units = images * sweep.tiles
     if get_num_threads() == 1 or units * SPAN * rows * groups * channels * sweep.width < WORTH_THREADS:
-        job(0, units)
+        _sweep(*arguments, scratch(floats), 0, units)
     else:
-        run([partial(job, *edges) for edges in shares(units, 1)])
+        run([(_sweep, (*arguments, scratch(floats, i), *edges)) for i, edges in enumerate(shares(units, 1))])

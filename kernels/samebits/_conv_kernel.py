@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -97,8 +97,8 @@ def pad_planes(
     return target
 
 
-@kernel("void(" + ", ".join(["intp"] * 27) + ")")
-def _kernel_gradient(
+@routine()
+def _block_gradient(
     x: int, grad: int, weight_grad: int, bias_grad: int, images: int, groups: int, channels: int, outputs: int,
     rows: int, columns: int, row_padding: int, column_padding: int, row_stride: int, column_stride: int,
     out_rows: int, out_columns: int, total: int, tiles: int, offsets: int, row_bits: int, column_bits: int,
@@ -139,6 +139,23 @@ def _kernel_gradient(
         turn_back(bias_chains, LANES, 1, lanes, 1, bias_sums)
 
 
+@kernel("void(" + ", ".join(["intp"] * 26) + ")")
+def _kernel_gradient(
+    x: int, grad: int, weight_grad: int, bias_grad: int, images: int, groups: int, channels: int, outputs: int,
+    rows: int, columns: int, row_padding: int, column_padding: int, row_stride: int, column_stride: int,
+    out_rows: int, out_columns: int, total: int, tiles: int, offsets: int, row_bits: int, column_bits: int,
+    blocks: int, panel: int, scratch: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Tiles begin..end of taps, counted through all blocks."""
+    for unit in range(begin // tiles, (end + tiles - 1) // tiles):
+        first, last = max(begin - unit * tiles, 0), min(end - unit * tiles, tiles)
+        _block_gradient(
+            x, grad, weight_grad, bias_grad, images, groups, channels, outputs, rows, columns, row_padding,
+            column_padding, row_stride, column_stride, out_rows, out_columns, total, tiles, offsets, row_bits,
+            column_bits, blocks, unit, first, last, panel, scratch,
+        )  # fmt: skip
+
+
 def continue_kernel(
     x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor | None, windows: tuple[Window, Window], groups: int
 ) -> None:
@@ -158,15 +175,10 @@ def continue_kernel(
     panel_floats = WIDE * (places + 1) * LANES
     floats = panel_floats + WIDE * taps.tiles * TAPS * LANES + channels * plane
 
-    def job(begin: int, end: int) -> None:
-        panel = scratch(floats)
-        for unit in range(begin // taps.tiles, -(-end // taps.tiles)):
-            first = max(begin - unit * taps.tiles, 0)
-            last = min(end - unit * taps.tiles, taps.tiles)
-            _kernel_gradient(*arguments, unit, first, last, panel, panel + panel_floats * FLOAT)
-
     units = groups * blocks * taps.tiles
-    if get_num_threads() == 1 or len(x) * places * units * TAPS * LANES < WORTH_THREADS:
-        job(0, units)
-    else:
-        run([partial(job, *edges) for edges in shares(units, 1)])
+    is_small = get_num_threads() == 1 or len(x) * places * units * TAPS * LANES < WORTH_THREADS
+    calls = []
+    for i, edges in enumerate([(0, units)] if is_small else shares(units, 1)):
+        panel = scratch(floats, i)
+        calls.append((_kernel_gradient, (*arguments, panel, panel + panel_floats * FLOAT, *edges)))
+    run(calls)

@@ -117,3 +117,17 @@ def call_kernel(context: Any, address: Any, integers: Any) -> Any:
         return ctx.get_dummy_value()
 
     return types.void(types.intp, _uniform(types.intp, len(integers))), generate
+
+
+@intrinsic
+def ask_kernel(context: Any, address: Any, argument: Any) -> Any:
+    """What the kernel "int64(intp)" at an address answers."""
+
+    def generate(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(I32, [ir.PointerType(I64), ir.PointerType(pointer), I64])
+        result, error = _alloca(b, I64), _alloca(b, pointer)
+        b.call(b.inttoptr(args[0], ir.PointerType(kind)), [result, error, args[1]])
+        return b.load(result)
+
+    return types.int64(types.intp, types.intp), generate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm, panel_product
 from samebits._intrinsics import load32, store32
 from samebits._slim import STRIP_ROWS, TURNED_ROWS, WIDEST, by_columns, by_strips
 from samebits._split import split
-from samebits._threads import get_num_threads, run, scratch, shares
+from samebits._threads import Call, get_num_threads, run, scratch, shares
 
 WORTH_THREADS = 1 << 24  # of work, below which waking a thread (about 0.1 ms here) costs more than it saves
 TOUCH = 8  # multiply-adds that take as long as an element of B or C to come from memory, or go there
@@ -22,7 +21,7 @@ _NEUTRAL = np.array([-0.0] * WIDEST, dtype=np.float32)
 NEUTRAL = _NEUTRAL.ctypes.data  # the address of a bias that changes nothing
 
 
-class _Call(NamedTuple):
+class _Product(NamedTuple):
     """One call of `gemm`: a[i, k] at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on."""
 
     a: int
@@ -67,30 +66,29 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, f
         out.data_ptr(), m * n, n, 0 if bias is None else bias.data_ptr(), batches, m, n, k, fresh,
     )  # fmt: skip
     if get_num_threads() == 1 or batches * n * (m * k + TOUCH * (m + k)) < WORTH_THREADS:
-        compute(*arguments)
+        chosen, operands = choose(0, *arguments)
+        chosen(*operands)
     else:
-        run([partial(compute, *part) for part in _parts(_Call(*arguments))])
+        run([choose(i, *part) for i, part in enumerate(_parts(_Product(*arguments)))])
 
 
-def compute(
-    a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
+def choose(
+    call: int, a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
     c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
-) -> None:  # fmt: skip
-    """One thread's part of a product, by the kernel that suits its shape. See `_Call`."""
+) -> Call:  # fmt: skip
+    """Part `call` of a product, by the kernel that suits its shape. See `_Product`."""
     if batches == 1 and b_column == 1 and m > 0 and k > 0 and n % WIDEST == 0 and (m <= STRIP_ROWS or k <= FEW):
         height = m if m <= STRIP_ROWS else 2
-        by_strips(a, a_row, a_step, b, b_step, c, c_row, bias, NEUTRAL, m, n, k, fresh, height)
-        return
+        return by_strips, (a, a_row, a_step, b, b_step, c, c_row, bias, NEUTRAL, m, n, k, fresh, height)
     if batches == 1 and b_column != 1 and a_step == 1 and 0 < m <= TURNED_ROWS:
-        by_columns(a, a_row, b, b_column, c, c_row, bias, NEUTRAL, m, n, k, fresh)
-        return
-    gemm(
+        return by_columns, (a, a_row, b, b_column, c, c_row, bias, NEUTRAL, m, n, k, fresh)
+    return gemm, (
         a, a_batch, a_row, a_step, b, b_batch, b_step, b_column, c, c_batch, c_row, bias, batches, m, n, k, fresh,
-        scratch(SCRATCH_FLOATS), panel_product.address(),
+        scratch(SCRATCH_FLOATS, call), panel_product.address(),
     )  # fmt: skip
 
 
-def _parts(call: _Call) -> list[_Call]:
+def _parts(call: _Product) -> list[_Product]:
     """The call cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
     if call.batches >= get_num_threads():
         return [
@@ -112,7 +110,7 @@ def _parts(call: _Call) -> list[_Call]:
     ]
 
 
-def _grain(call: _Call) -> int:
+def _grain(call: _Product) -> int:
     """Columns that a thread gets at least, and in multiples of which."""
     return WIDEST if call.b_column == 1 and call.n % WIDEST == 0 else WIDTH
 

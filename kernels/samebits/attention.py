@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,10 +60,13 @@ class Problem(NamedTuple):
         num_floats, pointer = SQUARE_AT + self.rows * self.keys, table.buffer_info()[0]
         scale = np.float32(1.0 / math.sqrt(self.width))
 
-        def job(begin: int, end: int) -> None:
-            kernel(pointer, scale, scratch(num_floats), begin * shared, end * shared)
-
-        run([partial(job, begin, end) for begin, end in shares(self.batch * self.groups, grain)])
+        ranges = shares(self.batch * self.groups, grain)
+        run(
+            [
+                (kernel, (pointer, scale, scratch(num_floats, i), begin * shared, end * shared))
+                for i, (begin, end) in enumerate(ranges)
+            ]
+        )
 
     def probabilities(self) -> Tensor:
         """Room for them."""
