@@ -147,12 +147,12 @@ def _unary(
 
     def answer(raws: Iterator[bytes], context: Context) -> bytes:
         try:
-            name = caller_name(context)
+            claims = limits.guard.identify(method, context)
+            name = caller_name(context, None if claims is None else claims.holder)
             deadline = Deadline.of_call(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )
             deadline.check()
-            claims = limits.guard.identify(method, context)
             with limits.intake.received(raws, context, deadline) as received:
                 request = read(received.raw)
                 head = request.head if isinstance(request, Parcel) else request

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 from transport_clients import address_of, method_of, send_raw
 from transport_fakes import WAIT_S, Calling, FakeNode, FakeVNodes, fence
@@ -19,11 +22,14 @@ from pnode.errors import (
     TooLarge,
 )
 from pnode.security.authority import Authority
+from pnode.security.principals import DRIVER, Principal
 from pnode.transport.addresses import parse_address
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Caller, Deadline
+from pnode.transport.guards import OpenGuard
+from pnode.transport.methods import Method
 from pnode.transport.remote import RemoteNode, RemoteVNode
 from pnode.transport.server import Server, make_server
 from pnode.v1 import node_pb2, vnode_pb2
@@ -246,3 +252,16 @@ def test_calls_of_one_connection_are_one_callers(serve: Serve, pool: ChannelPool
     names = [deadline.caller.name for _, _, deadline in fake.seen]
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("ipv4:127.0.0.1:")
+
+
+def test_connections_of_one_identity_are_one_callers(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    class Known(OpenGuard):
+        def identify(self, method: Method, context: grpc.ServicerContext) -> Any:
+            return SimpleNamespace(holder=Principal(DRIVER, "a uuid"))
+
+    fake = FakeVNodes()
+    server = serve(vnodes=fake, guard=Known())
+    with ChannelPool() as other:
+        for channels in (pool, other):
+            RemoteVNode(channels, address_of(server)).describe(vnode_pb2.DescribeRequest(), soon)
+    assert {deadline.caller.name for _, _, deadline in fake.seen} == {"driver a uuid"}

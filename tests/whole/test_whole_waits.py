@@ -25,6 +25,7 @@ ALLOWED = {
     ("pnode/devnet/child.py", "self._process.wait()"): "a thread of its own waits for a process to end, however long",
     ("pnode/devnet/child.py", "self.join()"): "bounded by itself",
     ("pnode/sandbox/zygote.py", "self._poll.poll()"): "a zygote serves its front until that hangs up",
+    ("pnode/transport/callers.py", "_caller.get()"): "a context variable, for which nobody waits",
     ("pnode/transport/retry.py", "wait(pause_s)"): "the pause itself",
     ("pnode/transport/remote.py", "call.result()"): "gRPC ends the call at the timeout that it was sent with",
 }
