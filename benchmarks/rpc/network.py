@@ -80,7 +80,7 @@ def network(num_nodes: int, *overrides: str) -> Iterator[Network]:
             orchestrator = launch(
                 "orchestrator", "role=orchestrator", "orchestrator.port=0", "orchestrator.heartbeat_s=1s",
                 "orchestrator.missed=30", "orchestrator.lease_s=10min", f"orchestrator.min_nodes={num_nodes}",
-                "orchestrator.spread=true", f"node.data_dir={folder / 'orchestrator'}",
+                "orchestrator.spread=true", "orchestrator.member_port=0", f"node.data_dir={folder / 'orchestrator'}",
             )  # fmt: skip
             nodes = [
                 launch(

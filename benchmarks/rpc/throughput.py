@@ -13,18 +13,21 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.synchronize import Barrier
-from typing import NamedTuple
 
 import numpy as np
+from google.protobuf.message import Message
 
 from benchmarks.rows import Row
 from benchmarks.rpc.foreign import absent, foreign, installed
 from benchmarks.rpc.network import network
 from benchmarks.rpc.registry import group
 from pnode.client.batch import from_array
+from pnode.transport.addresses import Address
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
+from pnode.transport.grants import Grants
+from pnode.transport.passes import Metadata, OpenPasses, with_token
 from pnode.transport.remote import RemoteVNode
 from pnode.transport.tensors import metas
 from pnode.v1 import orchestrator_pb2, spec_pb2, tensor_pb2, vnode_pb2
@@ -36,11 +39,17 @@ _CALL_S = 120.0
 _CALLS = {"forward": 8, "train": 2}
 
 
-class At(NamedTuple):
-    """A VNode, for a client process to call."""
+class Given(OpenPasses):
+    """The rights to call VNodes that another process was given, for a client process."""
 
-    address: str
-    fence: bytes
+    def __init__(self, experts: Sequence[orchestrator_pb2.Location]) -> None:
+        self._grants = Grants(time.time)
+        for location in experts:
+            self._grants.learn(location)
+
+    def metadata(self, service: str, address: Address, request: Message, deadline: Deadline) -> Metadata:
+        del service, address, deadline
+        return with_token(self._grants.token_for(request))
 
 
 def ffn(name: str, profile: str) -> spec_pb2.VNodeSpec:
@@ -97,7 +106,9 @@ def _ours(kind: str, calls: int, profile: str) -> float:
     """Rows a second through one PNode; its clients are started as hivemind's are, and begin as they do."""
     spawning = multiprocessing.get_context("spawn")
     with network(1, f"limits.max_vnodes={EXPERTS}", "limits.memory=18GiB", "device=cpu") as net:
-        experts = [_at(net.serve([ffn(f"expert{index}", profile)])) for index in range(EXPERTS)]
+        experts = [
+            net.serve([ffn(f"expert{index}", profile)]).locations[0].SerializeToString() for index in range(EXPERTS)
+        ]
         start = spawning.Barrier(CLIENTS + 1, timeout=300)
         clients = [
             spawning.Process(target=_client, args=(kind, experts, index, calls, start), daemon=True)
@@ -114,14 +125,10 @@ def _ours(kind: str, calls: int, profile: str) -> float:
     return CLIENTS * calls * ROWS / seconds
 
 
-def _at(status: orchestrator_pb2.RunStatus) -> At:
-    (location,) = status.locations
-    return At(location.address, location.fence.SerializeToString())
-
-
-def _client(kind: str, experts: Sequence[At], index: int, calls: int, start: Barrier) -> None:
+def _client(kind: str, raw: Sequence[bytes], index: int, calls: int, start: Barrier) -> None:
     """One client process: a call to warm up, then `calls` of them between two meetings."""
-    with ChannelPool() as pool:
+    experts = [orchestrator_pb2.Location.FromString(each) for each in raw]
+    with ChannelPool(passes=Given(experts)) as pool:
         call = (_forwards if kind == "forward" else _steps)(pool, experts, index)
         call()
         start.wait()
@@ -130,22 +137,22 @@ def _client(kind: str, experts: Sequence[At], index: int, calls: int, start: Bar
         start.wait()
 
 
-def _forwards(pool: ChannelPool, experts: Sequence[At], index: int) -> Callable[[], None]:
+def _forwards(pool: ChannelPool, experts: Sequence[orchestrator_pb2.Location], index: int) -> Callable[[], None]:
     drawn = random.Random(index)
     x = from_array("x", np.random.default_rng(index).standard_normal((ROWS, FEATURES), np.float32))
 
     def call() -> None:
         at = drawn.choice(experts)
-        head = vnode_pb2.ForwardRequest(fence=vnode_pb2.Fence.FromString(at.fence), inputs=metas([x]))
+        head = vnode_pb2.ForwardRequest(fence=at.fence, inputs=metas([x]))
         reply = RemoteVNode(pool, at.address).forward(Parcel(head, [x.payload]), Deadline.after(_CALL_S))
         assert len(reply.payloads[0]) == len(x.payload)
 
     return call
 
 
-def _steps(pool: ChannelPool, experts: Sequence[At], index: int) -> Callable[[], None]:
+def _steps(pool: ChannelPool, experts: Sequence[orchestrator_pb2.Location], index: int) -> Callable[[], None]:
     at = experts[index]
-    vnode, fence = RemoteVNode(pool, at.address), vnode_pb2.Fence.FromString(at.fence)
+    vnode, fence = RemoteVNode(pool, at.address), at.fence
     rng = np.random.default_rng(index)
     x = from_array("x", rng.standard_normal((ROWS, FEATURES), np.float32))
     label = from_array("label", rng.integers(0, FEATURES, ROWS))
