@@ -47,16 +47,22 @@ def _keep(path: Path, content: bytes) -> None:
 
 def _read(path: Path, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"node.data_dir: {path} is not a plain file")
-        if found.st_uid != os.geteuid():
-            raise ConfigError(f"node.data_dir: {path} belongs to user {found.st_uid}, not to this one")
-        if found.st_mode & 0o077:
-            mode = stat.S_IMODE(found.st_mode)
-            raise ConfigError(
-                f"node.data_dir: {path} has mode {mode:04o}, so others may have read the key; "
-                "remove it for a new one, or chmod 600 it where nobody else was on this machine"
-            )
-        return file.read(max_bytes)
+    try:
+        _check_private(path, os.fstat(descriptor))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"node.data_dir: {path} is not a plain file")
+    if found.st_uid != os.geteuid():
+        raise ConfigError(f"node.data_dir: {path} belongs to user {found.st_uid}, not to this one")
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError(
+            f"node.data_dir: {path} has mode {mode:04o}, so others may have read the key; "
+            "remove it for a new one, or chmod 600 it where nobody else was on this machine"
+        )

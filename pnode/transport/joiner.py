@@ -151,8 +151,9 @@ class Joiner:
     def renounce(self, service: str) -> bool:
         if service in _MEMBERS_ONLY:
             # Most often the orchestrator restarted under a new key, or this machine slept longer than a token lives.
-            with self._joining:
-                self._joined = self._joined and self._joined._replace(due_s=self._steady())
+            joined = self._joined
+            if joined is not None:
+                self._joined = joined._replace(due_s=self._steady())
             return True
         return False
 
@@ -180,13 +181,17 @@ class Joiner:
         joined = self._joined
         if joined is not None and self._steady() < joined.due_s:
             return joined
-        with self._joining:
+        if not self._joining.acquire(timeout=max(0.0, deadline.left_s())):
+            raise DeadlineExceeded("another call of this process was still joining when the deadline passed")
+        try:
             joined = self._joined
             if joined is None:
                 joined = self._joined = self._join(deadline)
             elif self._steady() >= joined.due_s:
                 joined = self._joined = self._renewed(joined, deadline)
             return joined
+        finally:
+            self._joining.release()
 
     def _renewed(self, joined: Joined, deadline: Deadline) -> Joined:
         try:

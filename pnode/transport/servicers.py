@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -62,11 +63,15 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method as it is served: its handler, the lane that it runs in, and what its callers must bring."""
+    """One method as it is served: its handler, and the lane that it runs in.
+
+    `enter` says by the headers of a call why it is refused, or None; `note` is told of that, and of whose call it was.
+    """
 
     handler: Handler
     lane: Lane
-    enter: Callable[[Metadata], PNodeError | None]
+    enter: Callable[[Metadata], PNodeError | None] = lambda metadata: None
+    note: Callable[[PNodeError, str], None] = lambda error, peer: None
 
 
 class Router(grpc.GenericRpcHandler):
@@ -86,17 +91,12 @@ class Router(grpc.GenericRpcHandler):
             # As a stream of requests, of which only the first is asked for: on the wire it is the same, and nothing
             # is received before there is room.
             handler: Handler = grpc.stream_unary_rpc_method_handler(behaviour)
-            self.add(method.path, handler, lane, _entry(method, limits))
+            note = partial(limits.refusals.note, method.attribute)
+            self._entries[method.path] = Entry(handler, lane, partial(_entered, method, limits), note)
 
-    def add(
-        self,
-        path: str,
-        handler: Handler,
-        lane: Lane,
-        enter: Callable[[Metadata], PNodeError | None] = lambda metadata: None,
-    ) -> None:
-        """Serve one method, of any kind. `enter` judges a call by its headers: why it is refused, or None."""
-        self._entries[path] = Entry(handler, lane, enter)
+    def add(self, path: str, handler: Handler, lane: Lane) -> None:
+        """Serve one method, of any kind, to everybody."""
+        self._entries[path] = Entry(handler, lane)
 
     def close(self, spared: frozenset[str]) -> None:
         """Refuse every further call, but those to the methods that are spared."""
@@ -118,26 +118,25 @@ class Router(grpc.GenericRpcHandler):
             self._counters.add(f"refused.lane.{entry.lane.name}")
             return self._refusal(error)
         refused = entry.enter(handler_call_details.invocation_metadata)
-        return entry.handler if refused is None else self._refusal(refused)
+        return entry.handler if refused is None else self._refusal(refused, entry.note)
 
-    def _refusal(self, error: PNodeError) -> Handler:
+    def _refusal(
+        self, error: PNodeError, note: Callable[[PNodeError, str], None] = lambda error, peer: None
+    ) -> Handler:
         # A handler of request streams does not wait for the message: a refused caller costs neither it nor a thread.
         def refuse(_messages: object, context: Context) -> NoReturn:
+            note(error, context.peer())
             abort(context, error)
 
         return grpc.stream_unary_rpc_method_handler(Behaviour(refuse, self._refusals))
 
 
-def _entry(method: Method, limits: CallLimits) -> Callable[[Metadata], PNodeError | None]:
-    def enter(metadata: Metadata) -> PNodeError | None:
-        try:
-            limits.guard.enter(method, metadata)
-        except PNodeError as error:
-            limits.refusals.note(method.attribute, error, "a caller")
-            return error
-        return None
-
-    return enter
+def _entered(method: Method, limits: CallLimits, metadata: Metadata) -> PNodeError | None:
+    try:
+        limits.guard.enter(method, metadata)
+    except PNodeError as error:
+        return error
+    return None
 
 
 def _unary(

@@ -102,7 +102,7 @@ def _joins_serves_and_leaves(node: Child, pool: ChannelPool) -> None:
     with ChannelPool() as strangers, pytest.raises(Unauthenticated, match="Inspect needs a token"):
         inspect(strangers, node)
     assert inspect(pool, node).counters["refused.inspect.UNAUTHENTICATED"] >= 1
-    assert "refused inspect from a caller: UNAUTHENTICATED: 'Inspect needs a token" in node.tail(40)
+    assert "UNAUTHENTICATED: 'Inspect needs a token" in node.tail(40)
 
     node.signal(signal.SIGTERM)
     assert node.wait_end(30.0), node.tail(20)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from orchestrator_fakes import uuid_of
 
 from pnode.errors import StaleFence, StepMismatch, UnknownVNode
+from pnode.observe.counters import Counters
 from pnode.orchestrator.core import Core
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
@@ -19,6 +20,7 @@ from pnode.storage.content import get_content, put_content
 from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
+from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import NodeGuard
 from pnode.transport.joiner import Joiner
@@ -100,12 +102,15 @@ class ServedNode:
         self.incarnation = 0
         self.draining = False
         self._store = network.store
+        self.counters = Counters()
         self._key = Identity.fresh(self.uuid)
         self.meet(network)
-        guard = NodeGuard(self._reader, self._now, tls=False, uuid=self.uuid, generation=self._generation)
-        self._server = make_server(vnodes=self, node=self, guard=guard, default_deadline_s=WAIT_S)
-        self._server.start()
-        self.address = f"127.0.0.1:{self._server.port}"
+        tls = network.settings.tls
+        guard = NodeGuard(self._reader, self._now, tls=tls, uuid=self.uuid, generation=self._generation)
+        shown = ServerTls(lambda: self._joiner.tls_identity()) if tls else None  # noqa: PLW0108 - of the present one
+        self.server = make_server(vnodes=self, node=self, guard=guard, tls=shown, counters=self.counters)
+        self.server.start()
+        self.address = f"127.0.0.1:{self.server.port}"
         self.register()
 
     # As a client of the orchestrator
@@ -113,6 +118,7 @@ class ServedNode:
     def meet(self, network: Network) -> None:
         """Find the orchestrator, or the one that came after it."""
         self._joiner, self.orchestrator = network.member(self._key, NODE)
+        self.pool = network.pools[-1]
 
     def register(self) -> None:
         offer = node_pb2.Capabilities(vnode_memory_bytes=4 * MEMORY, max_vnodes=4, numerics_classes=["samebits-1"])
@@ -227,7 +233,7 @@ class ServedNode:
     def stop(self) -> None:
         """Gone, as after SIGKILL."""
         self.snapshots_may_go.set()
-        self._server.stop(0.0)
+        self.server.stop(0.0)
 
 
 class Network:
@@ -238,21 +244,23 @@ class Network:
         self.clock = Clock()
         self.settings = settings or OrchestratorSettings(port=0, tick_s=0.02)
         self.nodes: list[ServedNode] = []
-        self._pools: list[ChannelPool] = []
+        self.pools: list[ChannelPool] = []
         self.start()
 
     def start(self) -> None:
         """An orchestrator, new or again."""
         self.orchestrator = Orchestrator(self.store, self.settings, clock=self.clock)
         self.orchestrator.start()
-        _, self.as_driver = self.member(Identity.fresh(), DRIVER)
-        self.runs = RemoteRuns(self._pools[-1], self.orchestrator.address)
+        self.driver, self.as_driver = self.member(Identity.fresh(), DRIVER)
+        self.driver_pool = self.pools[-1]
+        self.runs = RemoteRuns(self.driver_pool, self.as_driver.address)
 
     def member(self, key: Identity, role: str) -> tuple[Joiner, RemoteOrchestrator]:
         """Somebody who can join, and what it calls the orchestrator by."""
-        joiner = Joiner(key, parse_orchestrator(self.orchestrator.address), role=role)
-        self._pools.append(ChannelPool(passes=joiner))
-        return joiner, RemoteOrchestrator(self._pools[-1], self.orchestrator.address)
+        where = parse_orchestrator(self.orchestrator.address)
+        joiner = Joiner(key, where, role=role, enrolment=self.settings.enrolment)
+        self.pools.append(ChannelPool(passes=joiner))
+        return joiner, RemoteOrchestrator(self.pools[-1], str(where.address))
 
     def join(self, number: int = 1) -> ServedNode:
         """So many nodes join; returns the last."""
@@ -264,7 +272,7 @@ class Network:
         self.orchestrator.close()
         for node in self.nodes:
             node.stop()
-        for pool in self._pools:
+        for pool in self.pools:
             pool.close()
 
     # A driver
