@@ -17,6 +17,7 @@ from pnode.client.driver import Driver, DriverSettings
 from pnode.config import load
 from pnode.jobs.catalog import make_job
 from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
@@ -39,9 +40,10 @@ class Mortal(RemoteVNode):
 
     dies = ""
 
-    def _call(self, name: str, request: Any, reply: Any, deadline: Deadline) -> Any:
-        answer = super()._call(name, request, reply, deadline)
-        if self.dies == f"{name}:{getattr(request, 'step', '')}":
+    def _asked(self, name: str, request: Any, read: Any, deadline: Deadline) -> Any:
+        answer = super()._asked(name, request, read, deadline)
+        head = request.head if isinstance(request, Parcel) else request
+        if self.dies == f"{name}:{getattr(head, 'step', '')}":
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
 

@@ -36,7 +36,7 @@ class Fiber:
         self.name = name
         self.process = process
         self.until: Callable[[], bool] = lambda: True
-        self.done = False
+        self.done = self.begun = False
         self.failed: BaseException | None = None
         self._killed = False
         self._work = work
@@ -60,6 +60,7 @@ class Fiber:
 
     def resume(self) -> None:
         """Let it go on until it gives way or ends. Raises what it ended with. For the scheduler."""
+        self.begun = True
         self._go.release()
         self._gave_way.acquire()
         if self.failed is not None:
@@ -123,7 +124,11 @@ class Scheduler:
 
     def kill(self, process: object) -> None:
         """End every fiber of a process."""
-        for fiber in [each for each in self.fibers if each.process is process]:
+        self.kill_each([each for each in self.fibers if each.process is process])
+
+    def kill_each(self, fibers: Collection[Fiber]) -> None:
+        """End these fibers."""
+        for fiber in fibers:
             before, self.current = self.current, fiber
             fiber.kill()
             self.current = before

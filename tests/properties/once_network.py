@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from once_fibers import PATIENCE, FiberDeadline, Scheduler
+from once_fibers import PATIENCE, Fiber, FiberDeadline, Scheduler
 
 from pnode.errors import DeadlineExceeded, PeerUnavailable, PNodeError
 from pnode.transport.codec import Parcel
@@ -14,7 +14,9 @@ from pnode.transport.deadline import Caller, Deadline
 
 T = TypeVar("T")
 # What may befall a call. Delays and reordering need no fate: they are the scheduler's choices.
-FATES = ("lose request", "lose reply", "twice", "time out", "cancel")
+FATES = ("lose request", "lose reply", "twice", "twice, late", "time out", "cancel")
+# So late comes a duplicate that is late: steps and recoveries after its original.
+LATE = 150
 
 
 class Slot:
@@ -45,6 +47,7 @@ class Network:
         self.scheduler = scheduler
         self.fates: deque[str] = deque()
         self.processes: dict[str, Process] = {}
+        self._senders: dict[Fiber, object] = {}
         self.num_calls = 0
         self.befell: deque[str] = deque()
 
@@ -57,6 +60,11 @@ class Network:
         process.dead = True
         self.scheduler.kill(process)
 
+    def lose_what_left(self, sender: object) -> None:
+        """What a process sent and nobody has received yet never arrives."""
+        on_the_way = [fiber for fiber in self.scheduler.fibers if self._senders.get(fiber) is sender]
+        self.scheduler.kill_each([fiber for fiber in on_the_way if not fiber.begun])
+
     def call(self, address: str, interface: str, name: str, request: Any, deadline: Deadline) -> Any:
         deadline.check()
         self.num_calls += 1
@@ -66,10 +74,10 @@ class Network:
         slot, caller = Slot(), Caller()
         if fate != "lose request":
             self._send(address, interface, name, request, caller, Slot() if fate == "lose reply" else slot)
-        if fate == "twice":
-            self._send(address, interface, name, request, Caller(), Slot())
+        if fate.startswith("twice"):
+            self._send(address, interface, name, request, Caller(), Slot(), LATE if fate == "twice, late" else 0)
         process = self.processes[address]
-        ends = self.scheduler.turns + PATIENCE if fate not in ("", "twice") else 10**9
+        ends = self.scheduler.turns + PATIENCE if fate and not fate.startswith("twice") else 10**9
         self.scheduler.give_way(lambda: slot.arrived or process.dead or deadline.over or self.scheduler.turns >= ends)
         if not slot.arrived:
             if fate != "lose reply":
@@ -81,7 +89,9 @@ class Network:
             raise type(slot.error)(slot.error.message, retry_after_s=slot.error.retry_after_s)
         return copied(slot.reply)
 
-    def _send(self, address: str, interface: str, name: str, request: Any, caller: Caller, slot: Slot) -> None:
+    def _send(
+        self, address: str, interface: str, name: str, request: Any, caller: Caller, slot: Slot, late: int = 0
+    ) -> None:
         process = self.processes[address]
         arrives = copied(request)
 
@@ -94,7 +104,11 @@ class Network:
             except PNodeError as error:
                 slot.put(None, error)
 
-        self.scheduler.spawn(f"{name} at {address}", process, serve)
+        arrival = self.scheduler.turns + late
+        fiber = self.scheduler.spawn(f"{name} at {address}", process, serve)
+        fiber.until = lambda: self.scheduler.turns >= arrival
+        assert self.scheduler.current is not None, "only fibers call"
+        self._senders[fiber] = self.scheduler.current.process
 
 
 class Stub:

@@ -134,14 +134,16 @@ class Storm(RuleBasedStateMachine):
         self.network.kill(self.steward.nodes[name])
         self.steward.start_node(name)
 
-    @rule(dies=st.booleans())
-    def replace_the_driver(self, dies: bool) -> None:
+    @rule(how=st.sampled_from(["lives on", "dies", "dies, and what it sent last is lost"]))
+    def replace_the_driver(self, how: str) -> None:
         """The one before may live on as a zombie."""
         if self.trainer.final is None and len(self.trainers) < 5:
             before = self.trainer
             self._drive()
-            if dies:
+            if how != "lives on":
                 before.end()
+            if how == "dies, and what it sent last is lost":
+                self.network.lose_what_left(before)
 
     @rule()
     def look(self) -> None:
