@@ -32,7 +32,7 @@ class LocalRun:
 
     def __init__(self, specs: Sequence[spec_pb2.VNodeSpec], *, device: str = "cpu", num_threads: int = 1) -> None:
         validate_chain(specs)
-        self._stages = [Stage(spec, device=device, num_threads=num_threads) for spec in specs]
+        self._stages = [Stage(_unbounded(spec), device=device, num_threads=num_threads) for spec in specs]
 
     @property
     def numerics_class(self) -> str:
@@ -72,6 +72,14 @@ class LocalRun:
     def digest(self) -> str:
         """SHA-256 of weights and optimizer state, the same however the model is cut."""
         return run_digest(self.states())
+
+
+def _unbounded(spec: spec_pb2.VNodeSpec) -> spec_pb2.VNodeSpec:
+    """The same VNode for batches in one piece: here is no box whose memory a microbatch would have to fit."""
+    copy = spec_pb2.VNodeSpec()
+    copy.CopyFrom(spec)
+    copy.limits.microbatch_rows = 0
+    return copy
 
 
 def _tensors(tensors: Sequence[TensorBytes]) -> dict[str, Tensor]:

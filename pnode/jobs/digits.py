@@ -96,6 +96,7 @@ def make(settings: JobSection) -> Job:
             cpu_s=settings.cpu_s,
             wall_s=settings.wall_s,
             max_rows=max(settings.batch, test.num_rows),
+            microbatch_rows=-(-settings.batch // settings.microbatches),
         ),
         checkpoint=spec_pb2.CheckpointPolicy(every_steps=settings.checkpoint, keep=settings.keep),
     )

@@ -39,7 +39,8 @@ def admit(
     peak = estimate.peak_bytes(spec)
     if peak > need:
         # It would be loaded, trained for a while, and then be ended for a breach.
-        why = f"{need} is under the {peak} that a full window of {spec.limits.max_rows} rows is estimated to take"
+        rows = sizes.training_rows(spec)
+        why = f"{need} is under the {peak} that a full window of {rows} rows is estimated to take"
         raise SpecError("limits.memory_bytes", why)
     free = budget.granted_bytes(guests.used_bytes) - guests.reserved_bytes
     if need > free:

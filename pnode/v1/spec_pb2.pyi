@@ -550,6 +550,7 @@ class Limits(_message.Message):
     CPU_S_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
     MAX_ROWS_FIELD_NUMBER: _builtins.int
+    MICROBATCH_ROWS_FIELD_NUMBER: _builtins.int
     memory_bytes: _builtins.int
     """of the worker beyond the zygote's own"""
     cpu_s: _builtins.float
@@ -558,6 +559,8 @@ class Limits(_message.Message):
     """wall clock per command"""
     max_rows: _builtins.int
     """leading axis of any tensor"""
+    microbatch_rows: _builtins.int
+    """of them, in a microbatch of training; 0: max_rows"""
     def __init__(
         self,
         *,
@@ -565,10 +568,11 @@ class Limits(_message.Message):
         cpu_s: _builtins.float = ...,
         wall_s: _builtins.float = ...,
         max_rows: _builtins.int = ...,
+        microbatch_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "max_rows", b"max_rows", "memory_bytes", b"memory_bytes", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "max_rows", b"max_rows", "memory_bytes", b"memory_bytes", "microbatch_rows", b"microbatch_rows", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

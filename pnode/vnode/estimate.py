@@ -2,16 +2,17 @@
 
     the weights, their gradients, and what the optimizer keeps for each of them
     both boxes in full
-    the graphs of a whole window of microbatches, each of `max_rows` rows
-    the worst of what comes and goes: the gradients of a backward, or a state on its way in or out
+    the graphs of a whole window of microbatches, each with as many rows as it may have
+    the worst of what comes and goes: the gradients of a backward, a Forward of `max_rows` rows, or a state on its way
+    in or out
     what an interpreter takes to run at all
 
-It is never below the measured peak, and at most 40 % above it where every microbatch has `max_rows` rows.
+It is held between the measured peak and 40 % above it, where microbatches and Forwards have all their rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pnode.v1 import spec_pb2
 from pnode.vnode import allow_list, liveness, sizes, state
@@ -23,6 +24,11 @@ _BASE_BYTES = 6 << 20
 # Activations come and go by the hundred, and not every piece that was freed fits what is asked for next. Measured:
 # the allocator holds up to a quarter more than lives.
 _SPLINTERS = 1.28
+# What a Forward larger than the microbatches takes beyond what lives in it at once, by the size of its pieces.
+# Measured: small ones fit the holes that others left. From some MiB on they rarely do, and the C library keeps the
+# holes; from 32 MiB on it gives pieces back at once. Where microbatches have as many rows, their pieces leave holes of
+# just this size.
+_FORWARD = ((8 << 20, 1.28), (32 << 20, 2.9), (1 << 62, 1.3))
 # Operators whose backward needs what went in, or what came out.
 _KEEPS_INPUTS = frozenset({"linear", "layer_norm", "multihead_attention", "matmul", "gelu", "relu"})
 _KEEPS_OUTPUT = frozenset({"softmax"})
@@ -33,11 +39,12 @@ def peak_bytes(spec: spec_pb2.VNodeSpec) -> int:
     weights = sum(4 * num_elements(parameter.shape) for parameter in allow_list.parameter_specs(spec))
     kept = len(state.optimizer_tensors(spec.optimizer))
     values = allow_list.value_shapes(spec)
-    rows = spec.limits.max_rows
-    graph, passing = rows * _graph_bytes(spec, values), rows * _passing_bytes(spec, values)
+    rows = sizes.training_rows(spec)
+    graph, backward = rows * _graph_bytes(spec, values), rows * _backward_bytes(spec, values)
+    forward = _forward_bytes(spec, values)
     record = (1 + kept) * weights
     boxes = sizes.inbox_bytes(spec) + sizes.outbox_bytes(spec)
-    coming_and_going = max(int(_SPLINTERS * passing), 2 * record)
+    coming_and_going = max(int(_SPLINTERS * backward), forward, 2 * record)
     return _BASE_BYTES + (2 + kept) * weights + boxes + int(_SPLINTERS * spec.window * graph) + coming_and_going
 
 
@@ -57,19 +64,24 @@ def _graph_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
 
 
 def _inner_bytes(op: spec_pb2.Operator, values: dict[str, Value]) -> int:
-    """What one operator keeps of its own."""
+    """What one operator keeps of its own for its backward."""
     kind = allow_list.kind_of(op, op.name)
     if kind == "gelu":  # its derivative, made while its input still stands
         return 4 * num_elements(values[op.output].shape)
     if kind == "layer_norm":
         return 8 * num_elements(values[op.output].shape[:-1])
-    if kind != "multihead_attention":
-        return 0
+    return sum(_workspace(op, values))
+
+
+def _workspace(op: spec_pb2.Operator, values: dict[str, Value]) -> list[int]:
+    """What one operator needs on the way to its output, tensor by tensor: scores, projections, heads."""
+    if allow_list.kind_of(op, op.name) != "multihead_attention":
+        return []
     tokens, features = values[op.output].shape
-    return 4 * (op.multihead_attention.num_heads * tokens * tokens + 4 * tokens * features)
+    return [4 * op.multihead_attention.num_heads * tokens * tokens, 12 * tokens * features, 4 * tokens * features]
 
 
-def _passing_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
+def _backward_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
     """Of one row: gradients on their way back through the widest operator, and the inputs as they came."""
     widest = max(
         (
@@ -79,6 +91,33 @@ def _passing_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
         default=0,
     )
     return widest + _bytes(values[given.name] for given in spec.inputs)
+
+
+def _forward_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
+    """Of all rows of a Forward, for which nothing is kept: the most of each size of pieces, one after the other."""
+    by_size = _FORWARD if sizes.training_rows(spec) < spec.limits.max_rows else ((1 << 62, _SPLINTERS),)
+    most = [0] * len(by_size)
+    for pieces in _standing(spec, values):
+        least = 0
+        for index, (bound, _) in enumerate(by_size):
+            found = sum(spec.limits.max_rows * each for each in pieces if least <= spec.limits.max_rows * each < bound)
+            most[index], least = max(most[index], found), bound
+    return int(sum(share * found for found, (_, share) in zip(most, by_size, strict=True)))
+
+
+def _standing(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> Iterator[list[int]]:
+    """What stands while each operator runs, by the row: inputs, outputs, what is yet to be read, and its workspace."""
+    roots = liveness.forward_roots(spec)
+    reads = liveness.num_reads(spec, roots)
+    inputs = [given.name for given in spec.inputs]
+    alive: list[str] = []
+    for index in liveness.live_operators(spec, roots):
+        op = spec.operators[index]
+        alive.append(op.output)
+        yield [*(_bytes([values[name]]) for name in (*inputs, *roots, *alive)), *_workspace(op, values)]
+        for name in op.inputs:
+            reads[name] -= 1
+        alive = [name for name in alive if reads[name]]
 
 
 def _bytes(values: Iterable[Value]) -> int:

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from pnode.errors import BadRequest
 from pnode.v1 import spec_pb2, tensor_pb2
+from pnode.vnode import sizes
 from pnode.vnode.bounds import shown
 from pnode.vnode.torch_tensors import DTYPES
 
 
 def check_tensors(
-    spec: spec_pb2.VNodeSpec, given: Mapping[str, Tensor], wanted: Iterable[tensor_pb2.TensorSpec], word: str
+    spec: spec_pb2.VNodeSpec,
+    given: Mapping[str, Tensor],
+    wanted: Iterable[tensor_pb2.TensorSpec],
+    word: str,
+    *,
+    training: bool,
 ) -> int:
     """The number of rows that all of them have. Raises BadRequest unless they are as the spec wants them."""
     specs = list(wanted)
@@ -23,8 +29,10 @@ def check_tensors(
     if len(rows) != 1:
         raise BadRequest(f"the {word}s have different numbers of rows: {sorted(rows)}")
     (number,) = rows
-    if not 1 <= number <= spec.limits.max_rows:
-        raise BadRequest(f"expected 1 to {spec.limits.max_rows} rows (limits.max_rows), got {number}")
+    most = sizes.training_rows(spec) if training else spec.limits.max_rows
+    if not 1 <= number <= most:
+        limit = "microbatch_rows" if most < spec.limits.max_rows else "max_rows"
+        raise BadRequest(f"expected 1 to {most} rows (limits.{limit}), got {number}")
     return number
 
 
@@ -33,7 +41,7 @@ def check_targets(spec: spec_pb2.VNodeSpec, targets: Mapping[str, Tensor], rows:
     if not spec.HasField("loss"):
         _check_names(targets, [], "target")
         return
-    if check_tensors(spec, targets, spec.targets, "target") != rows:
+    if check_tensors(spec, targets, spec.targets, "target", training=True) != rows:
         raise BadRequest(f"expected targets for {rows} rows, as many as the inputs have")
     for name, target in targets.items():
         _check_classes(name, target, num_classes)

@@ -13,24 +13,32 @@ SLACK_BYTES = 256
 _PAGE_BYTES = 4096
 
 
+def training_rows(spec: spec_pb2.VNodeSpec) -> int:
+    """The most rows of a microbatch. A Forward may have more of them, and keeps nothing of them."""
+    return int(spec.limits.microbatch_rows or spec.limits.max_rows)
+
+
 def inbox_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """At most this much goes into the worker with one command: inputs and targets, output gradients, or a state."""
-    begin = _rows_bytes(spec, [*_shapes(spec.inputs), *_shapes(spec.targets)])
-    finish = _rows_bytes(spec, _named(spec, spec.outputs))
-    return _pages(max(begin, finish, state_bytes(spec) + SLACK_BYTES))
+    rows = training_rows(spec)
+    forward = _rows_bytes(spec.limits.max_rows, _shapes(spec.inputs))
+    begin = _rows_bytes(rows, [*_shapes(spec.inputs), *_shapes(spec.targets)])
+    finish = _rows_bytes(rows, _named(spec, spec.outputs))
+    return _pages(max(forward, begin, finish, state_bytes(spec) + SLACK_BYTES))
 
 
 def outbox_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """At most this much comes out of the worker with one command: outputs, input gradients, or a state."""
-    outputs = _rows_bytes(spec, _named(spec, liveness.forward_roots(spec)))
-    gradients = _rows_bytes(spec, _shapes(spec.inputs))
+    outputs = _rows_bytes(spec.limits.max_rows, _named(spec, liveness.forward_roots(spec)))
+    gradients = _rows_bytes(training_rows(spec), _shapes(spec.inputs))
     return _pages(max(outputs, gradients, state_bytes(spec) + SLACK_BYTES))
 
 
 def window_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """What a front holds at most for the microbatches of a full window: inputs, targets, outputs, and all gradients."""
     inputs, outputs = _shapes(spec.inputs), _named(spec, spec.outputs)
-    return spec.window * _rows_bytes(spec, [*inputs, *_shapes(spec.targets), *outputs, *outputs, *inputs])
+    rows = training_rows(spec)
+    return spec.window * _rows_bytes(rows, [*inputs, *_shapes(spec.targets), *outputs, *outputs, *inputs])
 
 
 def state_bytes(spec: spec_pb2.VNodeSpec) -> int:
@@ -56,8 +64,8 @@ def _named(spec: spec_pb2.VNodeSpec, names: Iterable[str]) -> list[tuple[int, tu
     return [(values[name].dtype, values[name].shape) for name in names]
 
 
-def _rows_bytes(spec: spec_pb2.VNodeSpec, rows: Iterable[tuple[int, tuple[int, ...]]]) -> int:
-    return sum(num_bytes(dtype, (spec.limits.max_rows, *shape)) + SLACK_BYTES for dtype, shape in rows)
+def _rows_bytes(num_rows: int, rows: Iterable[tuple[int, tuple[int, ...]]]) -> int:
+    return sum(num_bytes(dtype, (num_rows, *shape)) + SLACK_BYTES for dtype, shape in rows)
 
 
 def _pages(num: int) -> int:

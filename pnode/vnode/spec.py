@@ -239,6 +239,9 @@ def _check_limits(spec: spec_pb2.VNodeSpec) -> None:
     limits = spec.limits
     if not 1 <= limits.max_rows <= bounds.MAX_ROWS:
         raise SpecError("limits.max_rows", f"expected 1 to {bounds.MAX_ROWS}, got {limits.max_rows}")
+    if limits.microbatch_rows > limits.max_rows:
+        why = f"expected at most the {limits.max_rows} of max_rows, got {limits.microbatch_rows}"
+        raise SpecError("limits.microbatch_rows", why)
     _number(limits.cpu_s, "limits.cpu_s", above=0.0, below=bounds.MAX_SECONDS)
     _number(limits.wall_s, "limits.wall_s", above=0.0, below=bounds.MAX_SECONDS)
     if not 1 <= limits.memory_bytes <= bounds.MAX_MEMORY_BYTES:

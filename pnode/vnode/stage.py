@@ -90,7 +90,7 @@ class Stage:
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The spec's outputs (or the logits) for `inputs` of [rows, ..]. Raises BadRequest."""
         self._check_whole()
-        requests.check_tensors(self._spec, inputs, self._spec.inputs, "input")
+        requests.check_tensors(self._spec, inputs, self._spec.inputs, "input", training=False)
         with torch.no_grad():
             placed = {name: value.to(self._profile.device).contiguous() for name, value in inputs.items()}
             return _handed_out(self._module.run(placed, liveness.forward_roots(self._spec)))
@@ -108,7 +108,7 @@ class Stage:
         self._check_whole()
         self._check_step(step)
         self._make_room(microbatch)
-        rows = requests.check_tensors(self._spec, inputs, self._spec.inputs, "input")
+        rows = requests.check_tensors(self._spec, inputs, self._spec.inputs, "input", training=True)
         requests.check_targets(self._spec, targets, rows, self._num_classes)
         self._check_rows(rows, batch_rows, in_already=microbatch < self._accumulated)
         leaves = {name: self._leaf(value) for name, value in inputs.items()}

@@ -143,6 +143,7 @@ def _mutated(change: str, value: float) -> spec_pb2.VNodeSpec:
         ("optimizer.sgd.weight_decay", -1.0),
         ("limits.memory_bytes", 2**64 - 1),
         ("limits.max_rows", 2**63),
+        ("limits.microbatch_rows", 2**63),
         ("limits.wall_s", float("nan")),
         ("limits.cpu_s", float("inf")),
         ("window", 2**32 - 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from pnode.client.cut import Plan, cut
 from pnode.client.model import transformer_classifier
 from pnode.sandbox.supervisor import WorkerProcess, ZygoteProcess
-from pnode.v1 import spec_pb2
-from pnode.vnode import estimate
+from pnode.v1 import spec_pb2, tensor_pb2
+from pnode.vnode import estimate, sizes
 from pnode.vnode.tensors import TensorBytes, num_bytes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sandbox"))
@@ -30,7 +30,9 @@ def zygote() -> Iterator[ZygoteProcess]:
         yield started
 
 
-def transformer(features: int, tokens: int, blocks: int, rows: int, window: int, stages: int) -> spec_pb2.VNodeSpec:
+def transformer(
+    features: int, tokens: int, blocks: int, rows: int, window: int, stages: int, microbatch_rows: int = 0
+) -> spec_pb2.VNodeSpec:
     """The first stage of a cut transformer."""
     model = transformer_classifier(
         tokens=tokens, in_features=64, features=features, num_blocks=blocks, num_heads=4, mlp=4, classes=10
@@ -39,7 +41,9 @@ def transformer(features: int, tokens: int, blocks: int, rows: int, window: int,
         run="run",
         seed=1,
         optimizer=spec_pb2.Optimizer(adamw=spec_pb2.AdamW(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8)),
-        limits=spec_pb2.Limits(memory_bytes=ROOM, cpu_s=600, wall_s=600, max_rows=rows),
+        limits=spec_pb2.Limits(
+            memory_bytes=ROOM, cpu_s=600, wall_s=600, max_rows=rows, microbatch_rows=microbatch_rows
+        ),
         window=window,
     )
     return cut(model, plan, stages=stages)[0]
@@ -51,6 +55,8 @@ SPECS = {
     "many rows": linear_spec(features=256, layers=2, max_rows=8192, memory_bytes=ROOM),
     "a stage of three": transformer(128, 9, 3, 360, 4, 3),
     "long rows": transformer(256, 64, 2, 64, 2, 1),
+    "the digits' first stage": transformer(128, 9, 3, 360, 4, 3, microbatch_rows=16),
+    "small microbatches and large Forwards": transformer(256, 64, 2, 256, 2, 1, microbatch_rows=4),
 }
 
 
@@ -64,6 +70,18 @@ def test_the_estimate_holds_the_peak_and_little_more(zygote: ZygoteProcess, name
     assert peak <= estimate.peak_bytes(spec) <= 1.4 * peak, (estimate.peak_bytes(spec), peak)
 
 
+def test_small_microbatches_take_less_than_large_ones() -> None:
+    """The digits' first stage trains 16 rows at a time and is asked for 360 in the end: 4 graphs of 16, not of 360."""
+    whole = SPECS["the digits' first stage"]
+    spec = spec_pb2.VNodeSpec()
+    spec.CopyFrom(whole)
+    spec.limits.microbatch_rows = 0
+    assert 3 * estimate.peak_bytes(whole) < estimate.peak_bytes(spec)
+    assert sizes.inbox_bytes(whole) <= sizes.inbox_bytes(spec)
+    spec.limits.microbatch_rows = spec.limits.max_rows
+    assert estimate.peak_bytes(spec) > estimate.peak_bytes(whole)
+
+
 def test_it_grows_with_what_a_spec_asks_for() -> None:
     plain = estimate.peak_bytes(linear_spec(memory_bytes=ROOM))
     assert plain < estimate.peak_bytes(linear_spec(memory_bytes=ROOM, max_rows=4096))
@@ -74,20 +92,25 @@ def test_it_grows_with_what_a_spec_asks_for() -> None:
 
 
 def train(worker: WorkerProcess, spec: spec_pb2.VNodeSpec) -> None:
-    """Two steps with a full window of full microbatches, and a state out and in."""
-    rows, window = spec.limits.max_rows, spec.window
-    tensors = [
-        TensorBytes(each.name, each.dtype, (rows, *each.shape), bytes(num_bytes(each.dtype, (rows, *each.shape))))
-        for each in (*spec.inputs, *spec.targets)
-    ]
+    """Two steps with a full window of full microbatches, a full Forward in the midst of each, a state out and in."""
+    rows, window = sizes.training_rows(spec), spec.window
+    tensors = zeros([*spec.inputs, *spec.targets], rows)
     for step in range(2):
         begin = {"step": step, "batch_rows": window * rows, "num_inputs": len(spec.inputs)}
         begun = [worker.call("begin", {**begin, "microbatch": i}, tensors, deadline_s=None) for i in range(window)]
+        worker.call("forward", {}, zeros(spec.inputs, spec.limits.max_rows), deadline_s=None)
         for index, each in enumerate(begun):
             finish = {"step": step, "microbatch": index, "want_input_gradients": True}
             worker.call("finish", finish, each.tensors, deadline_s=None)
         worker.call("apply", {"step": step, "num_microbatches": window}, deadline_s=None)
         worker.call("restore", {}, worker.call("state", deadline_s=None).tensors, deadline_s=None)
+
+
+def zeros(given: Sequence[tensor_pb2.TensorSpec], rows: int) -> list[TensorBytes]:
+    return [
+        TensorBytes(each.name, each.dtype, (rows, *each.shape), bytes(num_bytes(each.dtype, (rows, *each.shape))))
+        for each in given
+    ]
 
 
 def status_bytes(worker: WorkerProcess, name: str) -> int:

@@ -128,6 +128,7 @@ BAD: list[tuple[dict[str, Any], str, Any, str, str]] = [
     (ONE, "optimizer.schedule.warmup_steps", 2**60, "optimizer.schedule.warmup_steps", "at most"),
     (ONE, "limits", DELETE, "limits.max_rows", "expected 1"),
     (ONE, "limits.max_rows", 2**60, "limits.max_rows", "expected 1"),
+    (ONE, "limits.microbatch_rows", 65, "limits.microbatch_rows", "expected at most the 64 of max_rows"),
     (ONE, "limits.max_rows", 2**22, "limits.memory_bytes", "cannot hold"),
     (ONE, "limits.memory_bytes", 100, "limits.memory_bytes", "cannot hold"),
     (ONE, "limits.memory_bytes", 2**60, "limits.memory_bytes", "expected 1"),

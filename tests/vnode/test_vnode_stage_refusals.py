@@ -54,6 +54,17 @@ def test_bad_inputs_are_refused_and_nothing_is_lost(profile: str, inputs: dict[s
     assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
 
 
+def test_a_microbatch_has_its_own_most_rows_and_a_forward_may_have_more(profile: str) -> None:
+    bounded = spec(classifier(profile=profile))
+    bounded.limits.microbatch_rows = ROWS - 1
+    stage = Stage(bounded)
+    with pytest.raises(BadRequest, match=rf"expected 1 to {ROWS - 1} rows \(limits\.microbatch_rows\), got {ROWS}"):
+        stage.begin(0, 0, ROWS, {"x0": X}, {"label": LABEL})
+    assert stage.forward({"x0": torch.zeros(64, 3, 4)})
+    with pytest.raises(BadRequest, match=r"expected 1 to 64 rows \(limits\.max_rows\), got 65"):
+        stage.forward({"x0": torch.zeros(65, 3, 4)})
+
+
 @pytest.mark.parametrize(("targets", "why"), BAD_TARGETS)
 def test_bad_targets_are_refused_and_nothing_is_lost(profile: str, targets: dict[str, Tensor], why: str) -> None:
     stage = classifier_stage(profile=profile)
