@@ -16,7 +16,7 @@ T = TypeVar("T")
 # What may befall a call. Delays and reordering need no fate: they are the scheduler's choices.
 FATES = ("lose request", "lose reply", "twice", "twice, late", "time out", "cancel")
 # So late comes a duplicate that is late: steps and recoveries after its original.
-LATE = 150
+LATE = 70
 
 
 class Slot:
