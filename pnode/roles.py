@@ -129,7 +129,12 @@ def orchestrator_settings(settings: Settings) -> OrchestratorSettings:
     """What an orchestrator is told. Raises ConfigError."""
     from pnode.orchestrator.settings import OrchestratorSettings  # noqa: PLC0415
 
-    mine = settings.orchestrator
+    mine, least_s = settings.orchestrator, max(settings.orchestrator.lease_s, 2 * settings.orchestrator.heartbeat_s)
+    if settings.rpc.token_s < least_s:
+        raise ConfigError(
+            f"rpc.token_s: {settings.rpc.token_s:g} s is too short: tokens are renewed with heartbeats and "
+            f"leases, so {least_s:g} s is the least (two of orchestrator.heartbeat_s, and orchestrator.lease_s)"
+        )
     host = _host("orchestrator.host", mine.host)
     return OrchestratorSettings(
         host=host,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pnode.errors import PNodeError, UnknownNode
+from pnode.errors import BadRequest, PermissionDenied, PNodeError, ProtocolMismatch, UnknownNode
 from pnode.transport import protocol
 from pnode.transport.api import OrchestratorApi
 from pnode.transport.deadline import Deadline
@@ -72,6 +72,8 @@ class Membership:
         self._lost_at: str | None = None
         self._closing = threading.Event()
         self.registered = threading.Event()
+        # Set once there is nothing more to wait for: registered, or refused in a way that no waiting mends.
+        self.settled = threading.Event()
         self._thread = threading.Thread(target=self._live, name="membership", daemon=True)
 
     def start(self) -> None:
@@ -123,6 +125,7 @@ class Membership:
         self._heartbeat_s = reply.heartbeat_s or _HEARTBEAT_S
         log.info("registered with the orchestrator; a heartbeat every %g s", self._heartbeat_s)
         self.registered.set()
+        self.settled.set()
 
     def _heartbeat(self) -> orchestrator_pb2.HeartbeatReply:
         return self._orchestrator.heartbeat(
@@ -155,6 +158,8 @@ class Membership:
         else:
             log.debug("the orchestrator still does not answer; trying again in %.1f s: %s", pause, error)
         self._lost_at = error.message
+        if isinstance(error, PermissionDenied | ProtocolMismatch | BadRequest):
+            self.settled.set()
         self._member.reachable(False)
         return pause
 

@@ -172,11 +172,14 @@ class Node:
         self._membership.start()
 
     def join(self) -> None:
-        """Wait for the first registration. Raises ConfigError when `join_s` passed without one."""
-        waited = self._settings.join_s
-        if not self._membership.registered.wait(waited) and not self.drain_asked.is_set():
-            where, why = self._settings.orchestrator_address, self._membership.last_error or "no answer"
-            raise ConfigError(f"orchestrator.address: {where} could not be joined in {waited:g} s: {why}")
+        """Wait for the first registration. Raises ConfigError when it is refused, or `join_s` passed without one."""
+        membership, waited = self._membership, self._settings.join_s
+        settled = membership.settled.wait(waited)
+        if membership.registered.is_set() or self.drain_asked.is_set():
+            return
+        where, why = self._settings.orchestrator_address, membership.last_error or "no answer"
+        how = "does not let this node join" if settled else f"could not be joined in {waited:g} s"
+        raise ConfigError(f"orchestrator.address: {where} {how}: {why}")
 
     def leave(self) -> None:
         """Refuse new work, let what runs end, checkpoint, unregister. Bounded by `drain_s`."""

@@ -98,6 +98,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([f"orchestrator.address=127.0.0.1:1#sha256:{'0' * 64}", "node.host=0.0.0.0"], "node.advertise: is not set"),
         (["orchestrator.address=127.0.0.1:1#md5:00"], "orchestrator.address: 'md5:00' is not a fingerprint"),
         (["orchestrator.address=example.org:1"], "orchestrator.address: 'example.org' is not an IPv4 address"),
+        (["role=orchestrator", "rpc.token_s=50s"], "rpc.token_s: 50 s is too short"),
         (["role=orchestrator", "orchestrator.host=::"], "orchestrator.host: '::' is not an IPv4 address"),
         (["role=orchestrator", "store.url=ftp://x"], "names no store"),
         (["role=devnet", "devnet.kills=3"], "devnet.kills: 3 of 3 nodes would leave none"),

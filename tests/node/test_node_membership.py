@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pnode.errors import PeerUnavailable, PNodeError, UnknownNode
+from pnode.errors import PeerUnavailable, PermissionDenied, PNodeError, ProtocolMismatch, UnknownNode
 from pnode.node.membership import Identity, Membership
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff
@@ -20,6 +20,7 @@ class FakeOrchestrator:
     def __init__(self) -> None:
         self.incarnation = 0
         self.known = False
+        self.protocol = 0  # named by none that is older than the word for it
         self.failure: PNodeError | None = None
         self.directives: list[orchestrator_pb2.Directive] = []
         self.unregistered: orchestrator_pb2.UnregisterRequest | None = None
@@ -34,7 +35,7 @@ class FakeOrchestrator:
         self._maybe_fail()
         self.incarnation += 1
         self.known = True
-        return orchestrator_pb2.RegisterReply(incarnation=self.incarnation, heartbeat_s=12.0)
+        return orchestrator_pb2.RegisterReply(incarnation=self.incarnation, heartbeat_s=12.0, protocol=self.protocol)
 
     def heartbeat(
         self, request: orchestrator_pb2.HeartbeatRequest, deadline: Deadline, /
@@ -177,3 +178,27 @@ def test_leaving_without_an_answer_is_only_logged(
     orchestrator.failure = PeerUnavailable("gone")
     membership.close("SIGTERM", [])
     assert "could not unregister" in caplog.text
+
+
+@pytest.mark.parametrize("error", [PermissionDenied("the network is closed"), ProtocolMismatch("too old")])
+def test_a_refusal_that_no_waiting_mends_ends_the_wait(
+    membership: Membership, orchestrator: FakeOrchestrator, error: PNodeError
+) -> None:
+    orchestrator.failure = PeerUnavailable("connection refused")
+    membership.beat()
+    assert not membership.settled.is_set()
+    orchestrator.failure = error
+    membership.beat()
+    assert membership.settled.is_set()
+    assert not membership.registered.is_set()
+    assert membership.last_error == error.message
+
+
+def test_an_orchestrator_of_another_protocol_is_not_joined(
+    membership: Membership, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.protocol = 7
+    membership.beat()
+    assert not membership.registered.is_set()
+    assert membership.last_error is not None
+    assert "this process is too old: it speaks wire protocol 1, the orchestrator 7" in membership.last_error
