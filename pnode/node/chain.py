@@ -58,6 +58,10 @@ class TrainChain:
 
     def train(self, vnode: HostedVNode, parcel: TrainRequest, deadline: Deadline) -> TrainReply:
         """Answer one Train. A retry joins the call that runs, or is answered from the ledger."""
+        with vnode.training():
+            return self._train(vnode, parcel, deadline)
+
+    def _train(self, vnode: HostedVNode, parcel: TrainRequest, deadline: Deadline) -> TrainReply:
         request = parcel.head
         key = StepKey(request.step, request.microbatch)
         inputs, targets = self._tensors(parcel)

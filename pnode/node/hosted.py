@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pnode.errors import Conflict, StaleFence, StepMismatch, WorkerLost
+from pnode.errors import Busy, Conflict, StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
 from pnode.node.shelf import StateShelf
 from pnode.transport.deadline import Deadline
 from pnode.transport.turns import FairTurns
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 from pnode.vnode import sizes
-from pnode.vnode.ledger import Ledger
+from pnode.vnode.ledger import RETRY_AFTER_S, Ledger
 from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
+
+# Retries that may wait for the calls they join, each with a thread: no flood of them takes a node's threads.
+_MAX_JOINED = 64
 
 
 class Reply(Protocol):
@@ -67,6 +70,7 @@ class HostedVNode:
         self._on_lost = on_lost
         self.turns = FairTurns(f"VNode {request.spec.id!r}")
         self.changed = threading.Condition()
+        self._num_trains = 0
         self._fence = fences.copied(request.fence)
         self._upstream = fences.copied(request.upstream)
         self._restored: vnode_pb2.RestoreRequest | None = None
@@ -109,6 +113,21 @@ class HostedVNode:
         )
 
     # Commands
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Hold one of the places for Trains: a window, and some retries that join the calls under way. Raises Busy."""
+        with self.changed:
+            most = self.spec.window + min(3 * self.spec.window, _MAX_JOINED)
+            if self._num_trains >= most:
+                why = f"{self._num_trains} microbatches and retries of them are at VNode {self.spec.id!r} already"
+                raise Busy(why, retry_after_s=RETRY_AFTER_S)
+            self._num_trains += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._num_trains -= 1
 
     @contextmanager
     def commanding(self, fence: vnode_pb2.Fence, deadline: Deadline) -> Iterator[None]:

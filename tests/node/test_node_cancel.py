@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from node_world import World, reference, soon
 
-from pnode.errors import DeadlineExceeded
+from pnode.errors import Busy, DeadlineExceeded
 from pnode.transport.deadline import Caller, Deadline
 from pnode.v1 import vnode_pb2
 
@@ -103,4 +103,25 @@ def test_a_caller_that_left_before_it_was_heard_costs_nothing(world: World) -> N
     with pytest.raises(DeadlineExceeded):
         world.homes["stage1"].serving.train(world.request(0, 0), Deadline.after(60.0, caller=caller))
     assert "begin" not in ran
+    assert train_all(world) == reference(1)
+
+
+def test_a_flood_of_retries_is_refused_and_the_call_that_runs_is_not(world: World) -> None:
+    began = threading.Event()
+    when(world, "stage1", "begin", began.set)
+    caller = Caller("driver")
+    with ThreadPoolExecutor(20) as threads:
+        # Microbatch 1 waits for its turn; window 4 leaves room for 15 calls that join it.
+        deadline = Deadline.after(60.0, caller=caller)
+        serving = world.homes["stage1"].serving
+        calls = [threads.submit(serving.train, world.request(0, 1), deadline)]
+        assert began.wait(20)
+        calls += [threads.submit(serving.train, world.request(0, 1), deadline) for _ in range(15)]
+        while world.vnode("stage1")._num_trains < 16:
+            pass
+        with pytest.raises(Busy, match="16 microbatches and retries of them") as refusal:
+            serving.train(world.request(0, 0), soon())
+        assert refusal.value.retry_after_s
+        caller.leave()
+        assert {type(call.exception(timeout=20)) for call in calls} == {DeadlineExceeded}
     assert train_all(world) == reference(1)

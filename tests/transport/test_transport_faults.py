@@ -190,13 +190,13 @@ def test_keepalive_does_not_end_long_calls(serve: Serve) -> None:
     vnodes = BlockedVNodes()
     server = serve(vnodes=vnodes)
     # A ping every 0.2 s while the call runs: far more often than real channels send them.
-    settings = ChannelSettings(keepalive_s=0.2, keepalive_timeout_s=5.0)
+    settings = ChannelSettings(keepalive_s=0.2, keepalive_timeout_s=1.0)
     with ChannelPool(settings=settings) as pool:
         remote = RemoteVNode(pool, f"127.0.0.1:{server.port}")
         call = Calling(lambda: remote.forward(Parcel(vnode_pb2.ForwardRequest()), Deadline.after(WAIT_S)))
         vnodes.wait_inside(1)
         # Real time has to pass here: pings are gRPC's own, and know no other clock.
-        threading.Event().wait(2.0)
+        threading.Event().wait(2.5)
         vnodes.release.set()
         assert call.wait().error is None
 
