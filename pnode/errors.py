@@ -75,6 +75,12 @@ class TooLarge(BadRequest):
     reason = "TOO_LARGE"
 
 
+class ReplyTooLarge(TooLarge):
+    """The reply does not fit into one message: the same call in pieces gets it."""
+
+    reason = "REPLY_TOO_LARGE"
+
+
 class Unauthenticated(PNodeError):
     """Nobody knows who calls: no token or certificate, a spoiled one, or one whose time is over."""
 

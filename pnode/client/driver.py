@@ -61,7 +61,7 @@ class DriverSettings:
     patience_s: float = 300.0
     backoff_s: float = 0.05
     backoff_cap_s: float = 1.0
-    max_message_bytes: int = 64 << 20
+    max_whole_bytes: int = 256 << 20
 
 
 class Driver:
@@ -216,7 +216,7 @@ class Driver:
                 window=self._window,
                 call_s=self._settings.call_s,
                 grace_s=self._settings.grace_s,
-                max_message_bytes=self._settings.max_message_bytes,
+                max_whole_bytes=self._settings.max_whole_bytes,
                 backoff=self._backoff,
                 closing=self._closing,
                 on_failure=self._report,

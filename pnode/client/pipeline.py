@@ -52,7 +52,7 @@ class Pipeline:
         window: int,
         call_s: float,
         grace_s: float,
-        max_message_bytes: int,
+        max_whole_bytes: int,
         backoff: Callable[[], Backoff],
         closing: threading.Event,
         on_failure: OnFailure,
@@ -63,7 +63,7 @@ class Pipeline:
         self._window = window
         self._call_s = call_s
         self._grace_s = grace_s
-        self._max_message_bytes = max_message_bytes
+        self._max_whole_bytes = max_whole_bytes
         self._backoff = backoff
         self._closing = closing
         self._on_failure = on_failure
@@ -136,7 +136,7 @@ class Pipeline:
         for place in self._places:
             request = vnode_pb2.ForwardRequest(fence=place.fence, inputs=metas(tensors))
             reply = self._call(place, _forwarding(Parcel(request, payloads(tensors))))
-            tensors = unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_message_bytes)
+            tensors = unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_whole_bytes)
         return list(tensors)
 
     def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:

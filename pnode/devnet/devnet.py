@@ -115,7 +115,7 @@ class _Run:
             checkpoint_every=job.checkpoint.every_steps,
             holder=f"devnet-{os.getpid()}",
             call_s=self._settings.rpc.default_deadline_s,
-            max_message_bytes=self._settings.limits.message,
+            max_whole_bytes=self._settings.limits.whole,
         )
 
         def heard(event: events.Event) -> None:
@@ -129,7 +129,12 @@ class _Run:
         address = str(parse_orchestrator(fleet.orchestrator.address).address)
         passes = Joiner.of_driver(fleet.orchestrator.address, self._settings.orchestrator.enrolment)
         with (
-            ChannelPool(max_message_bytes=self._settings.limits.message, weather=weather, passes=passes) as channels,
+            ChannelPool(
+                max_message_bytes=self._settings.limits.message,
+                max_whole_bytes=self._settings.limits.whole,
+                weather=weather,
+                passes=passes,
+            ) as channels,
             Driver(
                 self._spec,
                 settings,

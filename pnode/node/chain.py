@@ -45,13 +45,13 @@ class TrainChain:
         self,
         *,
         routes: Routes,
-        max_message_bytes: int,
+        max_whole_bytes: int,
         backoff: Callable[[], Backoff],
         wait: Wait,
         on_peer_lost: OnPeerLost,
     ) -> None:
         self._routes = routes
-        self._max_message_bytes = max_message_bytes
+        self._max_whole_bytes = max_whole_bytes
         self._backoff = backoff
         self._wait = wait
         self._on_peer_lost = on_peer_lost
@@ -76,7 +76,7 @@ class TrainChain:
 
     def _tensors(self, parcel: TrainRequest) -> tuple[Sequence[TensorBytes], Sequence[TensorBytes]]:
         inputs, targets = parcel.head.inputs, parcel.head.targets
-        every = unpack([*inputs, *targets], parcel.payloads, max_bytes=self._max_message_bytes)
+        every = unpack([*inputs, *targets], parcel.payloads, max_bytes=self._max_whole_bytes)
         return every[: len(inputs)], every[len(inputs) :]
 
     def _admit(
@@ -112,7 +112,7 @@ class TrainChain:
         if not owns_loss:
             below = self._downstream(vnode, request, begun.tensors, targets, deadline.passed_down())
             loss_sum = below.head.loss_sum
-            gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_message_bytes)
+            gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_whole_bytes)
         self._await_turn(vnode, request, key, deadline)
         # Whoever has gone by now costs no backward; from here on it is carried through.
         deadline.check()

@@ -96,7 +96,10 @@ class Node:
         for name, why in self._zygote.missing_layers.items():
             log.warning("workers have no %s: %s", name, why)
         self._channels = ChannelPool(
-            max_message_bytes=settings.max_message_bytes, weather=settings.weather, passes=self._joiner
+            max_message_bytes=settings.max_message_bytes,
+            max_whole_bytes=settings.max_whole_bytes,
+            weather=settings.weather,
+            passes=self._joiner,
         )
         where = parse_orchestrator(settings.orchestrator_address)
         self._orchestrator = RemoteOrchestrator(self._channels, str(where.address))
@@ -114,7 +117,7 @@ class Node:
         )
         chain = TrainChain(
             routes=routes,
-            max_message_bytes=settings.max_message_bytes,
+            max_whole_bytes=settings.max_whole_bytes,
             backoff=lambda: Backoff(settings.peer_backoff_s, cap_s=settings.peer_backoff_cap_s, rng=self._rng),
             wait=self._closing.wait,
             on_peer_lost=self._reporter.report,
@@ -125,7 +128,7 @@ class Node:
             allocations=self._allocations,
             chain=chain,
             numerics_classes=classes,
-            max_message_bytes=settings.max_message_bytes,
+            max_whole_bytes=settings.max_whole_bytes,
             queue=Bounds(settings.max_queue, settings.max_queue_per_client),
             counters=self.counters,
         )
@@ -146,6 +149,7 @@ class Node:
             port=settings.port,
             max_threads=settings.max_calls,
             max_message_bytes=settings.max_message_bytes,
+            max_whole_bytes=settings.max_whole_bytes,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
             in_flight_bytes=settings.in_flight_bytes,

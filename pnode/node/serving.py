@@ -26,7 +26,7 @@ class Serving:
         allocations: Allocations,
         chain: TrainChain,
         numerics_classes: list[str],
-        max_message_bytes: int,
+        max_whole_bytes: int,
         queue: Bounds,
         counters: Counters,
     ) -> None:
@@ -34,7 +34,7 @@ class Serving:
         self._allocations = allocations
         self._chain = chain
         self._classes = {name.split("/")[0]: name for name in numerics_classes}
-        self._max_message_bytes = max_message_bytes
+        self._max_whole_bytes = max_whole_bytes
         self._queue = queue
         self._counters = counters
 
@@ -43,7 +43,7 @@ class Serving:
         with self._gate.passing():
             fence = request.head.fence
             vnode = self._vnode(fence)
-            inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_message_bytes)
+            inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_whole_bytes)
             done = forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
             head = vnode_pb2.ForwardReply(version=done.version, outputs=metas(done.outputs))
             return Parcel(head, payloads(done.outputs))

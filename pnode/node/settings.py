@@ -30,6 +30,8 @@ class NodeSettings:
     disk_bytes: int | None = None
     pressure: Thresholds = field(default_factory=Thresholds)
     max_message_bytes: int = 64 << 20
+    # In pieces.
+    max_whole_bytes: int = 256 << 20
     max_queue: int = 64
     max_queue_per_client: int = 16
     in_flight_bytes: int = 512 << 20

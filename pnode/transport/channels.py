@@ -18,6 +18,8 @@ from pnode.transport.weather import Weather
 
 # The largest message, unless configured: 64 MiB.
 MAX_MESSAGE_BYTES = 64 * 2**20
+# The largest that goes in pieces, unless configured: 256 MiB.
+MAX_WHOLE_BYTES = 256 * 2**20
 
 
 def size_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -88,11 +90,13 @@ class ChannelPool:
         self,
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_whole_bytes: int = MAX_WHOLE_BYTES,
         settings: ChannelSettings | None = None,
         weather: Weather | None = None,
         passes: Passes | None = None,
     ) -> None:
         self.max_message_bytes = max_message_bytes
+        self.max_whole_bytes = max_whole_bytes
         self.weather = weather
         self.passes: Passes = passes or OpenPasses()
         self._settings = settings or ChannelSettings()

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import grpc
 
 from pnode.errors import BadRequest, Busy, DeadlineExceeded
+from pnode.transport import pieces
+from pnode.transport.codec import Buffer
 from pnode.transport.deadline import Deadline
 from pnode.transport.turns import Bounds, FairTurns, Ticket
 from pnode.transport.watch import Watch
@@ -28,47 +30,58 @@ _GRACE_S = 2.0
 class Received:
     """A message, and what is counted for it."""
 
-    def __init__(self, raw: bytes, turns: FairTurns, ticket: Ticket) -> None:
+    def __init__(self, raw: Buffer, num_copies: int, turns: FairTurns, ticket: Ticket) -> None:
         self.raw = raw
         self._turns = turns
         self._ticket = ticket
-        turns.resize(ticket, COPIES * len(raw))
+        turns.resize(ticket, num_copies * len(raw))
 
     def hand_over(self) -> None:
         """The message is counted elsewhere from here on: with the VNode that has admitted it."""
         self._turns.resize(self._ticket, 0)
 
-    def answered(self, reply: bytes) -> bytes:
-        """The reply, which is counted in place of the message until it has left."""
-        self._turns.resize(self._ticket, COPIES * len(reply))
-        return reply
+    def answered(self, reply_bytes: int) -> None:
+        """A reply of so many bytes is counted in place of the message until it has left."""
+        self._turns.resize(self._ticket, COPIES * reply_bytes)
 
 
 class Intake:
     """The memory of the messages in flight of one kind of calls."""
 
     def __init__(
-        self, watch: Watch, *, budget_bytes: int, max_message_bytes: int, receive_s: float, queue: Bounds | None
+        self,
+        watch: Watch,
+        *,
+        budget_bytes: int,
+        max_message_bytes: int,
+        receive_s: float,
+        queue: Bounds | None,
+        max_whole_bytes: int = 0,
     ) -> None:
         """receive_s: how long a message may take to come. queue: how many calls may wait for room, each with a thread.
 
-        The budget is that of at least two messages, so that no caller can hold all of it.
+        The budget is that of at least two messages, so that no caller can hold all of it. A message in pieces that
+        does not fit beside a chunk is refused, however large it may be otherwise.
         """
         self._watch = watch
         self._message_bytes = COPIES * max_message_bytes
         budget_bytes = max(budget_bytes, 2 * self._message_bytes)
+        self._max_whole_bytes = min(max_whole_bytes, budget_bytes - self._message_bytes)
         self._receive_s = receive_s
         self._turns = FairTurns("the memory of messages", capacity=budget_bytes, share=budget_bytes // 2)
         self._queue = queue
 
     @contextmanager
-    def received(self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline) -> Iterator[Received]:
+    def received(
+        self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline, *, in_pieces: bool = False
+    ) -> Iterator[Received]:
         """The message of a call, once there is room for it and it has come. The whole call is watched from here on.
 
+        Of one that comes in pieces the first is waited for as any message, and then there must be room for the whole.
         Raises Busy without room, BadRequest where no message comes. A call that ends while it is waited for raises
         what gRPC raises, for gRPC.
         """
-        ticket = self._room(deadline)
+        ticket = self._room(deadline, self._message_bytes)
         called_off: list[Callable[[], None]] = []
 
         def release() -> None:
@@ -76,12 +89,20 @@ class Intake:
             for call_off in called_off:
                 call_off()
 
+        def reserve(num_bytes: int) -> None:
+            nonlocal ticket
+            # Given back first: whoever waits for more while holding some could wait for another one that does the same.
+            self._turns.resize(ticket, 0)
+            ticket = self._room(deadline, num_bytes + self._message_bytes)
+
         try:
-            with self._watch.over(min(self._receive_s, deadline.left_s() + _GRACE_S), context.cancel):
-                raw = next(raws, None)
+            coming = self._watched(raws, context, deadline)
+            # The one message, or the one that all of them make up.
+            whole = pieces.joined(coming, self._max_whole_bytes, reserve) if in_pieces else None
+            raw = next(coming, None) if whole is None else whole
             if raw is None:
                 raise BadRequest("the call brought no message")
-            received = Received(raw, self._turns, ticket)
+            received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket)
             deadline.caller.carry(received.hand_over)
             called_off.append(self._watch.begin(deadline.left_s() + _GRACE_S, context.cancel))
             yield received
@@ -92,8 +113,17 @@ class Intake:
         if not context.add_callback(release):
             release()
 
-    def _room(self, deadline: Deadline) -> Ticket:
-        ticket = self._turns.ask(deadline.caller.name, self._message_bytes, bounds=self._queue)
+    def _watched(self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline) -> Iterator[bytes]:
+        """Each message of a stream, which must come in its time."""
+        while True:
+            with self._watch.over(min(self._receive_s, deadline.left_s() + _GRACE_S), context.cancel):
+                raw = next(raws, None)
+            if raw is None:
+                return
+            yield raw
+
+    def _room(self, deadline: Deadline, num_bytes: int) -> Ticket:
+        ticket = self._turns.ask(deadline.caller.name, num_bytes, bounds=self._queue)
         try:
             self._turns.wait(ticket, deadline.at_most(self._receive_s))
         except DeadlineExceeded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -16,6 +16,9 @@ PNODE: ServiceDescriptor = node_pb2.DESCRIPTOR.services_by_name["PNode"]
 ORCHESTRATOR: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Orchestrator"]
 DOOR: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Door"]
 RUNS: ServiceDescriptor = orchestrator_pb2.DESCRIPTOR.services_by_name["Runs"]
+
+# The name of a method in pieces ends so.
+IN_PIECES = "Stream"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Method:
 
 
 def methods_of(service: ServiceDescriptor) -> tuple[Method, ...]:
-    """Every method of a service, in the order of its .proto."""
+    """Every unary method of a service, in the order of its .proto."""
     return tuple(
         Method(
             path=f"/{service.full_name}/{method.name}",
@@ -48,4 +51,15 @@ def methods_of(service: ServiceDescriptor) -> tuple[Method, ...]:
             reply=GetMessageClass(method.output_type),
         )
         for method in service.methods
+        if not method.client_streaming
+    )
+
+
+def twins_of(service: ServiceDescriptor) -> tuple[Method, ...]:
+    """Of the methods whose messages may come in pieces, what they are in pieces: the same under another path."""
+    names = {method.name for method in service.methods}
+    return tuple(
+        replace(method, path=method.path + IN_PIECES)
+        for method in methods_of(service)
+        if method.path.rpartition("/")[2] + IN_PIECES in names
     )

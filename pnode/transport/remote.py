@@ -6,29 +6,36 @@ one where there is one. What is idempotent is known to the caller, who retries w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, Unauthenticated
-from pnode.transport import codec, methods
+from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, ReplyTooLarge, TooLarge, Unauthenticated
+from pnode.transport import codec, methods, pieces
 from pnode.transport.addresses import parse_address
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
-from pnode.transport.codec import Parcel
+from pnode.transport.codec import Buffer, Parcel
 from pnode.transport.deadline import NOBODY_ELSE, Deadline
 from pnode.transport.passes import Metadata
 from pnode.transport.status import from_rpc_error
 from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message)
 
 # gRPC's clock cannot count further than some hundred years; a day is longer than any call.
 _MAX_TIMEOUT_S = 86_400.0
+
+
+# One exchange: a request goes out with its headers, a reply comes in.
+_Send = Callable[[Deadline, Metadata], Buffer]
 
 
 class _Remote:
@@ -46,43 +53,83 @@ class _Remote:
         return str(self._address)
 
     def _call(self, name: str, request: Message, reply: type[Reply], deadline: Deadline) -> Reply:
-        answer = self._asked(name, request, lambda raw: codec.parsed(reply, raw), deadline)
+        raw = codec.serialised(request, self._pool.max_message_bytes)
+        sending = self._sending(name, raw)
+        answer = self._asked(name, request, sending, lambda answer: codec.parsed(reply, answer), deadline)
         self._pool.passes.learn(self.service.full_name, answer)
         return answer
 
     def _carry(self, name: str, request: Parcel[Any], reply: type[Reply], deadline: Deadline) -> Parcel[Reply]:
-        """A call whose messages carry tensors; the payloads of the reply are views of the bytes that came."""
-        return self._asked(name, request, lambda raw: codec.decode(reply, raw), deadline)
+        """A call whose messages carry tensors; the payloads of the reply are views of the bytes that came.
 
-    def _asked(self, name: str, request: Message | Parcel[Any], read: Callable[[bytes], T], deadline: Deadline) -> T:
+        What is too large for one message goes in pieces. How large the reply is only the peer knows: where that is too
+        large, the same call is sent again, in pieces, and is recognised there.
+        """
+        parts = codec.pieces(request)
+
+        def asked(send: _Send) -> Parcel[Reply]:
+            return self._asked(name, request.head, send, lambda answer: codec.decode(reply, answer), deadline)
+
+        if sum(map(len, parts)) <= self._pool.max_message_bytes:
+            try:
+                return asked(self._sending(name, b"".join(parts)))
+            except ReplyTooLarge:
+                log.debug("%s at %s: the reply comes in pieces", name, self._address)
+        return asked(self._sending_in_pieces(name, parts))
+
+    def _asked(self, name: str, head: Message, send: _Send, read: Callable[[Buffer], T], deadline: Deadline) -> T:
         deadline.check()
-        sent = codec.written(request, self._pool.max_message_bytes)
-        head = request.head if isinstance(request, Parcel) else request
         try:
-            raw = self._carried(name, sent, deadline, self._metadata(head, deadline))
+            raw = self._carried(name, head, send, deadline)
         except Unauthenticated:
             if not self._pool.passes.renounce(self.service.full_name):
                 raise
-            raw = self._carried(name, sent, deadline, self._metadata(head, deadline))
+            raw = self._carried(name, head, send, deadline)
         try:
             return read(raw)
         except BadRequest as error:
-            raise PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}") from error
+            raise self._garbage(name, error) from error
 
-    def _metadata(self, head: Message, deadline: Deadline) -> Metadata:
-        return self._pool.passes.metadata(self.service.full_name, self._address, head, deadline)
-
-    def _carried(self, name: str, raw: bytes, deadline: Deadline, metadata: Metadata) -> bytes:
+    def _carried(self, name: str, head: Message, send: _Send, deadline: Deadline) -> Buffer:
+        metadata = self._pool.passes.metadata(self.service.full_name, self._address, head, deadline)
         weather = self._pool.weather
         if weather is None:
-            return self._exchange(name, raw, deadline, metadata)
-        return weather.carry(lambda until: self._exchange(name, raw, until, metadata), self.address, name, deadline)
+            return send(deadline, metadata)
+        return weather.carry(lambda until: send(until, metadata), self.address, name, deadline)
 
-    def _exchange(self, name: str, raw: bytes, deadline: Deadline, metadata: Metadata) -> bytes:
+    def _sending(self, name: str, raw: bytes) -> _Send:
+        def send(deadline: Deadline, metadata: Metadata) -> Buffer:
+            with self._calling(name) as (channel, path):
+                return _sent(channel.unary_unary(path), raw, deadline, metadata)
+
+        return send
+
+    def _sending_in_pieces(self, name: str, parts: Sequence[Buffer]) -> _Send:
+        num_bytes, most = sum(map(len, parts)), self._pool.max_whole_bytes
+        if num_bytes > most:
+            raise TooLarge(f"a {name} of {num_bytes} bytes is over the maximum of {most} bytes")
+
+        def send(deadline: Deadline, metadata: Metadata) -> Buffer:
+            chunks = pieces.split(parts, self._pool.max_message_bytes)
+            with self._calling(name + methods.IN_PIECES) as (channel, path):
+                try:
+                    return _sent_in_pieces(channel.stream_stream(path), chunks, most, deadline, metadata)
+                except TooLarge:
+                    raise
+                except BadRequest as error:
+                    raise self._garbage(name, error) from error
+
+        return send
+
+    def _garbage(self, name: str, error: BadRequest) -> PeerUnavailable:
+        return PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}")
+
+    @contextmanager
+    def _calling(self, name: str) -> Iterator[tuple[grpc.Channel, str]]:
+        """The channel and the path of a method; what gRPC raises becomes what the peer raised."""
         with self._pool.lease(self._address) as channel:
             try:
-                path = f"/{self.service.full_name}/{name}"
-                return _sent(channel.unary_unary(path), raw, deadline, metadata)
+                yield channel, f"/{self.service.full_name}/{name}"
             except grpc.RpcError as error:
                 raise from_rpc_error(error, f"{name} at {self._address}") from error
             except ValueError as error:
@@ -107,6 +154,27 @@ def _sent(
             return call.result()
     except grpc.FutureCancelledError:
         raise DeadlineExceeded("the caller no longer waits for the answer") from None
+
+
+def _sent_in_pieces(
+    send: grpc.StreamStreamMultiCallable[bytes, bytes],
+    chunks: Iterator[bytes],
+    max_whole_bytes: int,
+    deadline: Deadline,
+    metadata: Metadata,
+) -> Buffer:
+    """The reply of a call whose messages are cut into chunks."""
+    call = send(chunks, timeout=min(deadline.left_s(), _MAX_TIMEOUT_S), metadata=metadata)
+    try:
+        with deadline.caller.telling(call.cancel):
+            return pieces.joined(call, max_whole_bytes, lambda num_bytes: None)
+    except grpc.RpcError:
+        if deadline.caller.gone:
+            raise DeadlineExceeded("the caller no longer waits for the answer") from None
+        raise
+    finally:
+        # Of a reply that was not read to its end.
+        call.cancel()
 
 
 class RemoteVNode(_Remote):

@@ -15,7 +15,7 @@ from pnode.observe.counters import Counters
 from pnode.transport import arenas, health, methods
 from pnode.transport.addresses import is_loopback, parse_host
 from pnode.transport.api import DoorApi, NodeApi, OrchestratorApi, RunsApi, VNodesApi
-from pnode.transport.channels import MAX_MESSAGE_BYTES, size_options
+from pnode.transport.channels import MAX_MESSAGE_BYTES, MAX_WHOLE_BYTES, size_options
 from pnode.transport.credentials import ServerTls, server_credentials
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard, OpenGuard
@@ -56,6 +56,7 @@ def make_server(
     host: str = "127.0.0.1",
     port: int = 0,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    max_whole_bytes: int = MAX_WHOLE_BYTES,
     max_threads: int = 64,
     control_threads: int = 8,
     default_deadline_s: float = 60.0,
@@ -72,6 +73,7 @@ def make_server(
 
     `guard` says who may make which call; without one everybody may, so there must be one beyond loopback.
 
+    A message over `max_message_bytes` comes in pieces, up to `max_whole_bytes`; there is room for one at least.
     The messages of calls to VNodes that are here at once take at most `in_flight_bytes`, those that a VNode's window
     has admitted not counted; those of the other calls a quarter of that. A message must have come within `receive_s`.
 
@@ -90,9 +92,16 @@ def make_server(
             max_message_bytes=max_message_bytes,
             receive_s=receive_s,
             queue=queue,
+            max_whole_bytes=max_whole_bytes,
         )
         return CallLimits(
-            max_message_bytes, default_deadline_s, max_deadline_s, intake, guard or OpenGuard(), Refusals(counters)
+            max_message_bytes,
+            max_whole_bytes,
+            default_deadline_s,
+            max_deadline_s,
+            intake,
+            guard or OpenGuard(),
+            Refusals(counters),
         )
 
     # No one caller's messages, that may be slow to come, take all threads. Control calls have few callers, and small.

@@ -9,27 +9,29 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from pnode.errors import Busy, Draining, PNodeError
+from pnode.errors import Busy, Draining, PNodeError, ReplyTooLarge, TooLarge
 from pnode.observe.counters import Counters
-from pnode.transport import codec
+from pnode.security.tokens import Claims
+from pnode.transport import codec, pieces
 from pnode.transport.callers import caller_name, calling
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard
 from pnode.transport.intake import Intake
 from pnode.transport.lanes import Lane
-from pnode.transport.methods import Method, methods_of
+from pnode.transport.methods import Method, methods_of, twins_of
 from pnode.transport.passes import Metadata
 from pnode.transport.refusals import Refusals
 from pnode.transport.status import abort
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Context = grpc.ServicerContext
 # A class without type parameters where it runs, a generic one in its stubs.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -43,6 +45,7 @@ class CallLimits:
     """What every call is held to."""
 
     max_message_bytes: int
+    max_whole_bytes: int
     default_deadline_s: float
     max_deadline_s: float
     intake: Intake
@@ -91,8 +94,14 @@ class Router(grpc.GenericRpcHandler):
             # As a stream of requests, of which only the first is asked for: on the wire it is the same, and nothing
             # is received before there is room.
             handler: Handler = grpc.stream_unary_rpc_method_handler(behaviour)
-            note = partial(limits.refusals.note, method.attribute)
-            self._entries[method.path] = Entry(handler, lane, partial(_entered, method, limits), note)
+            self._guarded(method, handler, lane, limits)
+        for twin in twins_of(service):
+            behaviour = Behaviour(_in_pieces(twin, getattr(api, twin.attribute), limits), lane)
+            self._guarded(twin, grpc.stream_stream_rpc_method_handler(behaviour), lane, limits)
+
+    def _guarded(self, method: Method, handler: Handler, lane: Lane, limits: CallLimits) -> None:
+        note = partial(limits.refusals.note, method.attribute)
+        self._entries[method.path] = Entry(handler, lane, partial(_entered, method, limits), note)
 
     def add(self, path: str, handler: Handler, lane: Lane) -> None:
         """Serve one method, of any kind, to everybody."""
@@ -144,7 +153,61 @@ def _unary(
 ) -> Callable[[Iterator[bytes], Context], bytes]:
     read = codec.reader_of(method.request)
 
-    def answer(raws: Iterator[bytes], context: Context) -> bytes:
+    def answer(asked: _Asked) -> bytes:
+        with limits.intake.received(asked.raws, asked.context, asked.deadline) as received:
+            reply = _admitted(method, read(received.raw), asked, call, limits)
+            try:
+                raw = codec.written(reply, limits.max_message_bytes)
+            except TooLarge as error:
+                raise ReplyTooLarge(error.message) from None
+            received.answered(len(raw))
+            return raw
+
+    return _guarded(method, answer, limits)
+
+
+def _in_pieces(
+    method: Method, call: Callable[[Any, Deadline], Any], limits: CallLimits
+) -> Callable[[Iterator[bytes], Context], Iterator[bytes]]:
+    """The same call, its messages cut into chunks."""
+
+    def answer(asked: _Asked) -> Iterator[bytes]:
+        with limits.intake.received(asked.raws, asked.context, asked.deadline, in_pieces=True) as received:
+            request = codec.decode(method.request, received.raw)
+            reply = codec.pieces(_admitted(method, request, asked, call, limits))
+            num_bytes = sum(map(len, reply))
+            if num_bytes > limits.max_whole_bytes:
+                raise TooLarge(f"a reply of {num_bytes} bytes is over the maximum of {limits.max_whole_bytes} bytes")
+            received.answered(num_bytes)
+            return pieces.split(reply, limits.max_message_bytes)
+
+    return _guarded(method, answer, limits)
+
+
+class _Asked(NamedTuple):
+    """A call that has come in, but for its message."""
+
+    raws: Iterator[bytes]
+    context: Context
+    deadline: Deadline
+    claims: Claims | None
+
+
+def _admitted(
+    method: Method, request: Any, asked: _Asked, call: Callable[[Any, Deadline], Any], limits: CallLimits
+) -> Any:
+    """What the implementation answers, where the guard lets the request in."""
+    head = request.head if isinstance(request, Parcel) else request
+    with calling(limits.guard.admit(method, asked.claims, head, asked.context)):
+        return call(request, asked.deadline)
+
+
+def _guarded(
+    method: Method, answer: Callable[[_Asked], T], limits: CallLimits
+) -> Callable[[Iterator[bytes], Context], T]:
+    """The boundary of the process: the caller gets a status, whatever `answer` raises."""
+
+    def guarded(raws: Iterator[bytes], context: Context) -> T:
         try:
             claims = limits.guard.identify(method, context)
             name = caller_name(context, None if claims is None else claims.holder)
@@ -152,12 +215,7 @@ def _unary(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )
             deadline.check()
-            with limits.intake.received(raws, context, deadline) as received:
-                request = read(received.raw)
-                head = request.head if isinstance(request, Parcel) else request
-                with calling(limits.guard.admit(method, claims, head, context)):
-                    reply = call(request, deadline)
-                return received.answered(codec.written(reply, limits.max_message_bytes))
+            return answer(_Asked(raws, context, deadline, claims))
         except PNodeError as error:
             limits.refusals.note(method.attribute, error, context.peer())
             return abort(context, error)
@@ -166,8 +224,8 @@ def _unary(
             limits.refusals.counters.add(f"ended.{method.attribute}")
             raise
         except Exception:
-            # The boundary of the process: the caller learns that something failed, the log learns what.
+            # The caller learns that something failed, the log learns what.
             log.exception("%s failed", method.path)
             return abort(context, PNodeError("the call failed here; the log of that process says why"))
 
-    return answer
+    return guarded

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pnode.errors import PeerUnavailable, PNodeError
+from pnode.transport.codec import Buffer
 from pnode.transport.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
 # One exchange: a request goes out, a reply comes in.
-Send = Callable[[Deadline], bytes]
+Send = Callable[[Deadline], Buffer]
 
 _LONGEST_DELAY_S = 0.2
 # A duplicate may come after the original was answered, and even after what followed it.
@@ -72,7 +73,7 @@ class Weather:
         self._held: dict[str, list[threading.Event]] = {}
         self._duplicates = threading.BoundedSemaphore(_MAX_DUPLICATES)
 
-    def carry(self, send: Send, peer: str, what: str, deadline: Deadline) -> bytes:
+    def carry(self, send: Send, peer: str, what: str, deadline: Deadline) -> Buffer:
         """Send a call through the weather. Raises PeerUnavailable for what was lost, else what `send` raises."""
         fate = self._fate()
         if fate.hold:
@@ -88,7 +89,7 @@ class Weather:
         self._go_ahead(peer)
         return self._exchange(send, fate, peer, what, deadline)
 
-    def _exchange(self, send: Send, fate: _Fate, peer: str, what: str, deadline: Deadline) -> bytes:
+    def _exchange(self, send: Send, fate: _Fate, peer: str, what: str, deadline: Deadline) -> Buffer:
         if fate.drop_request:
             self._tell("drop", peer, what)
             raise PeerUnavailable(f"the request {what} to {peer} was lost, on purpose")

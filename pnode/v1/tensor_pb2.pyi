@@ -75,6 +75,59 @@ class TensorMeta(_message.Message):
 Global___TensorMeta: _TypeAlias = TensorMeta  # noqa: Y015
 
 @_typing.final
+class Chunk(_message.Message):
+    """A piece of a message that is too large for one call's: its bytes, cut anywhere. All pieces but the last have at least
+    4 KiB; `whole` stands in the first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHOLE_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def whole(self) -> Global___Whole: ...
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        whole: Global___Whole | None = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["whole", b"whole"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payloads", b"payloads", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
+
+@_typing.final
+class Whole(_message.Message):
+    """The message that the pieces are of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    XXH3_128_FIELD_NUMBER: _builtins.int
+    num_bytes: _builtins.int
+    xxh3_128: _builtins.bytes
+    """of all its bytes, with seed 0, most significant byte first"""
+    def __init__(
+        self,
+        *,
+        num_bytes: _builtins.int = ...,
+        xxh3_128: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_bytes", b"num_bytes", "xxh3_128", b"xxh3_128"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Whole: _TypeAlias = Whole  # noqa: Y015
+
+@_typing.final
 class TensorSpec(_message.Message):
     """What one row of a named tensor looks like; the leading axis of rows is left out."""
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pnode.v1 import tensor_pb2 as pnode_dot_v1_dot_tensor__pb2
 from pnode.v1 import vnode_pb2 as pnode_dot_v1_dot_vnode__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +45,16 @@ class VNodesStub:
                 request_serializer=pnode_dot_v1_dot_vnode__pb2.TrainRequest.SerializeToString,
                 response_deserializer=pnode_dot_v1_dot_vnode__pb2.TrainReply.FromString,
                 _registered_method=True)
+        self.ForwardStream = channel.stream_stream(
+                '/pnode.v1.VNodes/ForwardStream',
+                request_serializer=pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
+                response_deserializer=pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.TrainStream = channel.stream_stream(
+                '/pnode.v1.VNodes/TrainStream',
+                request_serializer=pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
+                response_deserializer=pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/pnode.v1.VNodes/Apply',
                 request_serializer=pnode_dot_v1_dot_vnode__pb2.ApplyRequest.SerializeToString,
@@ -79,6 +90,20 @@ class VNodesServicer:
     def Train(self, request, context):
         """Forward here, Train downstream, backward here; the gradient is accumulated exactly once.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForwardStream(self, request_iterator, context):
+        """The same calls with messages in pieces, for those over the largest message: a ForwardRequest or TrainRequest goes in,
+        the reply comes out. A call that is sent again may come the other way: it is the same request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainStream(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -122,6 +147,16 @@ def add_VNodesServicer_to_server(servicer, server):
                     servicer.Train,
                     request_deserializer=pnode_dot_v1_dot_vnode__pb2.TrainRequest.FromString,
                     response_serializer=pnode_dot_v1_dot_vnode__pb2.TrainReply.SerializeToString,
+            ),
+            'ForwardStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ForwardStream,
+                    request_deserializer=pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
+                    response_serializer=pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
+            ),
+            'TrainStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TrainStream,
+                    request_deserializer=pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
+                    response_serializer=pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
             ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
@@ -198,6 +233,60 @@ class VNodes:
             '/pnode.v1.VNodes/Train',
             pnode_dot_v1_dot_vnode__pb2.TrainRequest.SerializeToString,
             pnode_dot_v1_dot_vnode__pb2.TrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForwardStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pnode.v1.VNodes/ForwardStream',
+            pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
+            pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pnode.v1.VNodes/TrainStream',
+            pnode_dot_v1_dot_tensor__pb2.Chunk.SerializeToString,
+            pnode_dot_v1_dot_tensor__pb2.Chunk.FromString,
             options,
             channel_credentials,
             insecure,

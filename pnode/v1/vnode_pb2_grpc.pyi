@@ -5,6 +5,7 @@ VNodes: what a PNode serves to peers and clients."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from pnode.v1 import tensor_pb2 as _tensor_pb2
 from pnode.v1 import vnode_pb2 as _vnode_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -35,6 +36,11 @@ class VNodesStub:
     """Inference through this VNode alone."""
     Train: _grpc.UnaryUnaryMultiCallable[_vnode_pb2.TrainRequest, _vnode_pb2.TrainReply]
     """Forward here, Train downstream, backward here; the gradient is accumulated exactly once."""
+    ForwardStream: _grpc.StreamStreamMultiCallable[_tensor_pb2.Chunk, _tensor_pb2.Chunk]
+    """The same calls with messages in pieces, for those over the largest message: a ForwardRequest or TrainRequest goes in,
+    the reply comes out. A call that is sent again may come the other way: it is the same request.
+    """
+    TrainStream: _grpc.StreamStreamMultiCallable[_tensor_pb2.Chunk, _tensor_pb2.Chunk]
     Apply: _grpc.UnaryUnaryMultiCallable[_vnode_pb2.ApplyRequest, _vnode_pb2.ApplyReply]
     """One optimizer step, once every microbatch is in. A retry is answered, not repeated."""
     Snapshot: _grpc.UnaryUnaryMultiCallable[_vnode_pb2.SnapshotRequest, _vnode_pb2.SnapshotReply]
@@ -50,6 +56,11 @@ class VNodesAsyncStub(VNodesStub):
     """Inference through this VNode alone."""
     Train: _aio.UnaryUnaryMultiCallable[_vnode_pb2.TrainRequest, _vnode_pb2.TrainReply]  # type: ignore[assignment]
     """Forward here, Train downstream, backward here; the gradient is accumulated exactly once."""
+    ForwardStream: _aio.StreamStreamMultiCallable[_tensor_pb2.Chunk, _tensor_pb2.Chunk]  # type: ignore[assignment]
+    """The same calls with messages in pieces, for those over the largest message: a ForwardRequest or TrainRequest goes in,
+    the reply comes out. A call that is sent again may come the other way: it is the same request.
+    """
+    TrainStream: _aio.StreamStreamMultiCallable[_tensor_pb2.Chunk, _tensor_pb2.Chunk]  # type: ignore[assignment]
     Apply: _aio.UnaryUnaryMultiCallable[_vnode_pb2.ApplyRequest, _vnode_pb2.ApplyReply]  # type: ignore[assignment]
     """One optimizer step, once every microbatch is in. A retry is answered, not repeated."""
     Snapshot: _aio.UnaryUnaryMultiCallable[_vnode_pb2.SnapshotRequest, _vnode_pb2.SnapshotReply]  # type: ignore[assignment]
@@ -74,6 +85,23 @@ class VNodesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vnode_pb2.TrainReply, _abc.Awaitable[_vnode_pb2.TrainReply]]:
         """Forward here, Train downstream, backward here; the gradient is accumulated exactly once."""
+
+    @_abc_1.abstractmethod
+    def ForwardStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tensor_pb2.Chunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tensor_pb2.Chunk], _abc.AsyncIterator[_tensor_pb2.Chunk]]:
+        """The same calls with messages in pieces, for those over the largest message: a ForwardRequest or TrainRequest goes in,
+        the reply comes out. A call that is sent again may come the other way: it is the same request.
+        """
+
+    @_abc_1.abstractmethod
+    def TrainStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tensor_pb2.Chunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tensor_pb2.Chunk], _abc.AsyncIterator[_tensor_pb2.Chunk]]: ...
 
     @_abc_1.abstractmethod
     def Apply(

@@ -34,6 +34,7 @@ OTHER = {
     "store.s3.region": "eu-central-1",
     "limits.memory": "3GiB",
     "limits.message": "1MiB",
+    "limits.whole": "2MiB",
     "limits.disk": "2GiB",
     "limits.in_flight": "64MiB",
     "limits.disk_free": "1GiB",

@@ -17,7 +17,6 @@ from pnode.client.driver import Driver, DriverSettings
 from pnode.config import load
 from pnode.jobs.catalog import make_job
 from pnode.transport.channels import ChannelPool
-from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
@@ -40,9 +39,8 @@ class Mortal(RemoteVNode):
 
     dies = ""
 
-    def _asked(self, name: str, request: Any, read: Any, deadline: Deadline) -> Any:
-        answer = super()._asked(name, request, read, deadline)
-        head = request.head if isinstance(request, Parcel) else request
+    def _asked(self, name: str, head: Any, send: Any, read: Any, deadline: Deadline) -> Any:
+        answer = super()._asked(name, head, send, read, deadline)
         if self.dies == f"{name}:{getattr(head, 'step', '')}":
             os.kill(os.getpid(), signal.SIGKILL)
         return answer

@@ -150,7 +150,7 @@ class WorldNode:
         )
         chain = TrainChain(
             routes=routes,
-            max_message_bytes=MAX_BYTES,
+            max_whole_bytes=MAX_BYTES,
             backoff=lambda: Backoff(0.001, cap_s=0.01),
             wait=self.closing.wait,
             on_peer_lost=lambda fence, reason, message: self.peers_lost.append(fence.vnode),
@@ -160,7 +160,7 @@ class WorldNode:
             allocations=self.allocations,
             chain=chain,
             numerics_classes=["samebits-1"],
-            max_message_bytes=MAX_BYTES,
+            max_whole_bytes=MAX_BYTES,
             queue=Bounds(8, 6),
             counters=self.counters,
         )

@@ -146,7 +146,7 @@ class OnceNode(Process):
         )
         chain = TrainChain(
             routes=routes,
-            max_message_bytes=MAX_BYTES,
+            max_whole_bytes=MAX_BYTES,
             backoff=lambda: Backoff(0.0),
             wait=self._wait,
             on_peer_lost=lambda fence, reason, message: None,
@@ -156,7 +156,7 @@ class OnceNode(Process):
             allocations=self.allocations,
             chain=chain,
             numerics_classes=["samebits-1"],
-            max_message_bytes=MAX_BYTES,
+            max_whole_bytes=MAX_BYTES,
             queue=Bounds(8, 6),
             counters=Counters(),
         )

@@ -45,7 +45,7 @@ class Trainer:
             call_s=FOREVER_S,
             patience_s=FOREVER_S,
             backoff_s=0.0,
-            max_message_bytes=MAX_BYTES,
+            max_whole_bytes=MAX_BYTES,
         )
         self.driver = Driver(
             orchestrator_pb2.RunSpec(id=RUN, vnodes=steward.specs),

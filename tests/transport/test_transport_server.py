@@ -150,9 +150,9 @@ def test_a_reply_over_the_maximum_is_too_large(serve: Serve, pool: ChannelPool, 
 
 def test_our_own_request_over_the_maximum_is_not_sent(serve: Serve, soon: Deadline) -> None:
     fake = FakeVNodes()
-    with ChannelPool(max_message_bytes=1000) as small:
+    with ChannelPool(max_message_bytes=1000, max_whole_bytes=1000) as small:
         remote = RemoteVNode(small, address_of(serve(vnodes=fake)))
-        with pytest.raises(TooLarge, match="ForwardRequest of 2004 bytes"):
+        with pytest.raises(TooLarge, match="a Forward of 2004 bytes"):
             remote.forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(2000)]), soon)
     assert fake.seen == []
 
