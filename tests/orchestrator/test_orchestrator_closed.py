@@ -24,7 +24,7 @@ from pnode.security.identity import Identity
 from pnode.security.principals import DRIVER, NODE, ORCHESTRATOR, Principal
 from pnode.security.tokens import Claims
 from pnode.storage.local import LocalStore
-from pnode.transport import protocol
+from pnode.transport import methods, protocol
 from pnode.transport.deadline import Deadline
 from pnode.transport.passes import with_token
 from pnode.transport.remote import RemoteNode, RemoteRuns, RemoteVNode
@@ -247,6 +247,24 @@ def test_versions_are_compared_before_anything_else(closed: Closed) -> None:
         # Who names none speaks the first, as stubs that others generated do; two tokens are as good as none.
         twice = (*with_token("a")[1:], *with_token("b")[1:])
         assert status_of(pool, closed.node.address, DESCRIBE, twice)[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_no_method_is_open(closed: Closed) -> None:
+    """Each method of each service, in pieces too, asks for a token before it looks at anything else."""
+    members = str(closed.network.driver.join(soon()).members)
+    served = [
+        (closed.node.address, closed.name, (methods.VNODES, methods.PNODE)),
+        (members, ORCHESTRATOR.dns, (methods.ORCHESTRATOR, methods.RUNS)),
+    ]
+    asked = 0
+    for address, name, services in served:
+        with bearing("", closed.certificate(), name) as pool:
+            for path in (f"/{service.full_name}/{method.name}" for service in services for method in service.methods):
+                code, why = status_of(pool, address, path, with_token(""))
+                assert (code, "needs a token" in why) == (grpc.StatusCode.UNAUTHENTICATED, True), path
+                asked += 1
+    assert asked >= 21
+    closed.assert_untouched()
 
 
 def test_calls_go_on_while_the_orchestrator_is_away(closed: Closed) -> None:
