@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from benchmarks.rows import Row
 from benchmarks.rpc.echo import FEATURES, ROW_BYTES, operator, size_name
@@ -39,7 +40,8 @@ def _forward(net: Network) -> Callable[[], None]:
     spec.targets.add(name="label", dtype=tensor_pb2.DTYPE_I64)
     spec.loss.CopyFrom(spec_pb2.Loss(cross_entropy=spec_pb2.CrossEntropy(logits=spec.outputs[0], target="label")))
     (location,) = net.serve([spec]).locations
-    vnode, content = net.vnodes(location.address), random.Random(0).randbytes(NUM_BYTES)
+    vnode = net.vnodes(location.address)
+    content = np.random.default_rng(0).standard_normal(NUM_BYTES // 4, np.float32).tobytes()
     tensor = TensorBytes("x", tensor_pb2.DTYPE_F32, (NUM_BYTES // ROW_BYTES, FEATURES), content)
     request = Parcel(vnode_pb2.ForwardRequest(fence=location.fence, inputs=metas([tensor])), [content])
 
