@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -220,3 +221,26 @@ def test_a_watch_of_nothing_has_no_thread() -> None:
     watch = Watch()
     assert threading.active_count() == before
     watch.close()
+
+
+def test_connections_beyond_the_most_are_closed_at_once(
+    serve: Serve, pool: ChannelPool, soon: Deadline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_MAX_CONNECTIONS", 3)
+    server = serve(vnodes=FakeVNodes())
+    with ExitStack() as stack:
+        remote = RemoteVNode(pool, address_of(server))
+        remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon)
+        strangers = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S)) for _ in range(6)
+        ]
+        assert sum(is_closed(each) for each in strangers) == 4
+        remote.forward(Parcel(vnode_pb2.ForwardRequest()), soon)
+
+
+def is_closed(stranger: socket.socket) -> bool:
+    """Whether the server has hung up: it says something of its own to those whom it keeps."""
+    try:
+        return stranger.recv(1) == b""
+    except ConnectionResetError:
+        return True
