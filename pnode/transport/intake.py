@@ -115,9 +115,18 @@ class Intake:
 
     def _watched(self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline) -> Iterator[bytes]:
         """Each message of a stream, which must come in its time."""
+        late: list[bool] = []
+
+        def end() -> None:
+            late.append(True)
+            context.cancel()
+
         while True:
-            with self._watch.over(min(self._receive_s, deadline.left_s() + _GRACE_S), context.cancel):
+            with self._watch.over(min(self._receive_s, deadline.left_s() + _GRACE_S), end):
+                # Of a call that was cancelled gRPC raises its own error here, or says that the messages have ended.
                 raw = next(raws, None)
+            if late:
+                raise DeadlineExceeded(f"no message came within {self._receive_s:g} s")
             if raw is None:
                 return
             yield raw

@@ -89,7 +89,7 @@ def test_a_message_that_does_not_come_in_time_ends_its_call(serve: Serve, pool: 
         error = call.exception(timeout=WAIT_S)
         assert isinstance(error, grpc.Call)
         assert error.code() is grpc.StatusCode.CANCELLED
-        until(lambda: counters.value("ended.forward") == 1)
+        until(lambda: counters.value("ended.forward") + counters.value("refused.forward.DEADLINE_EXCEEDED") == 1)
         RemoteVNode(pool, address_of(server)).forward(Parcel(vnode_pb2.ForwardRequest()), soon)
     assert len(fake.seen) == 1
 
