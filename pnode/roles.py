@@ -112,6 +112,7 @@ def node_settings(settings: Settings) -> NodeSettings:
         pressure=Thresholds(**settings.pressure.model_dump()),
         max_message_bytes=settings.limits.message,
         max_whole_bytes=settings.limits.whole,
+        compresses=settings.rpc.compression == "zstd",
         max_queue=settings.limits.queue,
         max_queue_per_client=settings.limits.queue_per_client,
         in_flight_bytes=settings.limits.in_flight,

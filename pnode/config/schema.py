@@ -130,6 +130,7 @@ class RpcSection(Section):
     addresses: Literal["own", "any"] = Field(
         description="own: a peer elsewhere may name neither our loopback nor a third party; any: not checked"
     )
+    compression: Literal["none", "zstd"] = Field(description="of tensors in calls to VNodes: none or zstd")
     default_deadline_s: Seconds = Field(description="deadline of calls that bring none")
     max_deadline_s: Seconds = Field(description="longest deadline of any call")
     receive_s: Seconds = Field(description="longest time that a message may take to come")

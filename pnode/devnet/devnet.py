@@ -132,6 +132,7 @@ class _Run:
             ChannelPool(
                 max_message_bytes=self._settings.limits.message,
                 max_whole_bytes=self._settings.limits.whole,
+                compresses=self._settings.rpc.compression == "zstd",
                 weather=weather,
                 passes=passes,
             ) as channels,

@@ -98,6 +98,7 @@ class Node:
         self._channels = ChannelPool(
             max_message_bytes=settings.max_message_bytes,
             max_whole_bytes=settings.max_whole_bytes,
+            compresses=settings.compresses,
             weather=settings.weather,
             passes=self._joiner,
         )

@@ -32,6 +32,8 @@ class NodeSettings:
     max_message_bytes: int = 64 << 20
     # In pieces.
     max_whole_bytes: int = 256 << 20
+    # Whether the tensors of calls to peers are compressed on their way.
+    compresses: bool = False
     max_queue: int = 64
     max_queue_per_client: int = 16
     in_flight_bytes: int = 512 << 20

@@ -91,12 +91,14 @@ class ChannelPool:
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_whole_bytes: int = MAX_WHOLE_BYTES,
+        compresses: bool = False,
         settings: ChannelSettings | None = None,
         weather: Weather | None = None,
         passes: Passes | None = None,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self.max_whole_bytes = max_whole_bytes
+        self.compresses = compresses
         self.weather = weather
         self.passes: Passes = passes or OpenPasses()
         self._settings = settings or ChannelSettings()

@@ -30,11 +30,18 @@ _GRACE_S = 2.0
 class Received:
     """A message, and what is counted for it."""
 
-    def __init__(self, raw: Buffer, num_copies: int, turns: FairTurns, ticket: Ticket) -> None:
+    def __init__(
+        self, raw: Buffer, num_copies: int, turns: FairTurns, ticket: Ticket, grow: Callable[[int], Ticket]
+    ) -> None:
         self.raw = raw
+        self._grow = grow
         self._turns = turns
         self._ticket = ticket
         turns.resize(ticket, num_copies * len(raw))
+
+    def reserve(self, num_bytes: int) -> None:
+        """Wait for room for so many bytes more, which the message becomes when it is decompressed."""
+        self._ticket = self._grow(num_bytes + len(self.raw))
 
     def hand_over(self) -> None:
         """The message is counted elsewhere from here on: with the VNode that has admitted it."""
@@ -67,6 +74,7 @@ class Intake:
         self._message_bytes = COPIES * max_message_bytes
         budget_bytes = max(budget_bytes, 2 * self._message_bytes)
         self._max_whole_bytes = min(max_whole_bytes, budget_bytes - self._message_bytes)
+        self._budget_bytes = budget_bytes
         self._receive_s = receive_s
         self._turns = FairTurns("the memory of messages", capacity=budget_bytes, share=budget_bytes // 2)
         self._queue = queue
@@ -89,11 +97,15 @@ class Intake:
             for call_off in called_off:
                 call_off()
 
-        def reserve(num_bytes: int) -> None:
+        def grow(num_bytes: int) -> Ticket:
             nonlocal ticket
             # Given back first: whoever waits for more while holding some could wait for another one that does the same.
             self._turns.resize(ticket, 0)
-            ticket = self._room(deadline, num_bytes + self._message_bytes)
+            ticket = self._room(deadline, min(num_bytes, self._budget_bytes))
+            return ticket
+
+        def reserve(num_bytes: int) -> None:
+            grow(num_bytes + self._message_bytes)
 
         try:
             coming = self._watched(raws, context, deadline)
@@ -102,7 +114,7 @@ class Intake:
             raw = next(coming, None) if whole is None else whole
             if raw is None:
                 raise BadRequest("the call brought no message")
-            received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket)
+            received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket, grow)
             deadline.caller.carry(received.hand_over)
             called_off.append(self._watch.begin(deadline.left_s() + _GRACE_S, context.cancel))
             yield received

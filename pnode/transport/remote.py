@@ -16,7 +16,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, ReplyTooLarge, TooLarge, Unauthenticated
-from pnode.transport import codec, methods, pieces
+from pnode.transport import codec, compression, methods, pieces
 from pnode.transport.addresses import parse_address
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
@@ -65,10 +65,13 @@ class _Remote:
         What is too large for one message goes in pieces. How large the reply is only the peer knows: where that is too
         large, the same call is sent again, in pieces, and is recognised there.
         """
-        parts = codec.pieces(request)
+        parts = codec.pieces(compression.compressed(request) if self._pool.compresses else request)
+
+        def read(raw: Buffer) -> Parcel[Reply]:
+            return compression.plain(codec.decode(reply, raw), self._pool.max_whole_bytes, lambda num_bytes: None)
 
         def asked(send: _Send) -> Parcel[Reply]:
-            return self._asked(name, request.head, send, lambda answer: codec.decode(reply, answer), deadline)
+            return self._asked(name, request.head, send, read, deadline)
 
         if sum(map(len, parts)) <= self._pool.max_message_bytes:
             try:

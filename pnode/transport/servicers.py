@@ -17,12 +17,12 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pnode.errors import Busy, Draining, PNodeError, ReplyTooLarge, TooLarge
 from pnode.observe.counters import Counters
 from pnode.security.tokens import Claims
-from pnode.transport import codec, pieces
+from pnode.transport import codec, compression, pieces
 from pnode.transport.callers import caller_name, calling
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard
-from pnode.transport.intake import Intake
+from pnode.transport.intake import Intake, Received
 from pnode.transport.lanes import Lane
 from pnode.transport.methods import Method, methods_of, twins_of
 from pnode.transport.passes import Metadata
@@ -155,7 +155,7 @@ def _unary(
 
     def answer(asked: _Asked) -> bytes:
         with limits.intake.received(asked.raws, asked.context, asked.deadline) as received:
-            reply = _admitted(method, read(received.raw), asked, call, limits)
+            reply = _admitted(method, read(received.raw), received, asked, call, limits)
             try:
                 raw = codec.written(reply, limits.max_message_bytes)
             except TooLarge as error:
@@ -174,7 +174,7 @@ def _in_pieces(
     def answer(asked: _Asked) -> Iterator[bytes]:
         with limits.intake.received(asked.raws, asked.context, asked.deadline, in_pieces=True) as received:
             request = codec.decode(method.request, received.raw)
-            reply = codec.pieces(_admitted(method, request, asked, call, limits))
+            reply = codec.pieces(_admitted(method, request, received, asked, call, limits))
             num_bytes = sum(map(len, reply))
             if num_bytes > limits.max_whole_bytes:
                 raise TooLarge(f"a reply of {num_bytes} bytes is over the maximum of {limits.max_whole_bytes} bytes")
@@ -194,12 +194,20 @@ class _Asked(NamedTuple):
 
 
 def _admitted(
-    method: Method, request: Any, asked: _Asked, call: Callable[[Any, Deadline], Any], limits: CallLimits
+    method: Method,
+    request: Any,
+    received: Received,
+    asked: _Asked,
+    call: Callable[[Any, Deadline], Any],
+    limits: CallLimits,
 ) -> Any:
     """What the implementation answers, where the guard lets the request in."""
     head = request.head if isinstance(request, Parcel) else request
     with calling(limits.guard.admit(method, asked.claims, head, asked.context)):
-        return call(request, asked.deadline)
+        if not isinstance(request, Parcel) or not compression.is_compressed(request):
+            return call(request, asked.deadline)
+        plain = compression.plain(request, limits.max_whole_bytes, received.reserve)
+        return compression.compressed(call(plain, asked.deadline))
 
 
 def _guarded(

@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pnode/v1/tensor.proto\x12\x08pnode.v1\"I\n\nTensorMeta\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x05\x64type\x18\x02 \x01(\x0e\x32\x0f.pnode.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\"9\n\x05\x43hunk\x12\x1e\n\x05whole\x18\x14 \x01(\x0b\x32\x0f.pnode.v1.Whole\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\",\n\x05Whole\x12\x11\n\tnum_bytes\x18\x14 \x01(\x04\x12\x10\n\x08xxh3_128\x18\x15 \x01(\x0c\"I\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x05\x64type\x18\x02 \x01(\x0e\x32\x0f.pnode.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03*y\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\x0e\n\nDTYPE_BF16\x10\x02\x12\r\n\tDTYPE_I64\x10\x03\x12\r\n\tDTYPE_I32\x10\x04\x12\x0c\n\x08\x44TYPE_U8\x10\x05\x12\x0e\n\nDTYPE_BOOL\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pnode/v1/tensor.proto\x12\x08pnode.v1\"u\n\nTensorMeta\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x05\x64type\x18\x02 \x01(\x0e\x32\x0f.pnode.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12*\n\x0b\x63ompression\x18\x14 \x01(\x0e\x32\x15.pnode.v1.Compression\"9\n\x05\x43hunk\x12\x1e\n\x05whole\x18\x14 \x01(\x0b\x32\x0f.pnode.v1.Whole\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\",\n\x05Whole\x12\x11\n\tnum_bytes\x18\x14 \x01(\x04\x12\x10\n\x08xxh3_128\x18\x15 \x01(\x0c\"I\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x05\x64type\x18\x02 \x01(\x0e\x32\x0f.pnode.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x03*y\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\x0e\n\nDTYPE_BF16\x10\x02\x12\r\n\tDTYPE_I64\x10\x03\x12\r\n\tDTYPE_I32\x10\x04\x12\x0c\n\x08\x44TYPE_U8\x10\x05\x12\x0e\n\nDTYPE_BOOL\x10\x06*@\n\x0b\x43ompression\x12\x1b\n\x17\x43OMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPRESSION_ZSTD\x10\x14\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pnode.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=290
-  _globals['_DTYPE']._serialized_end=411
+  _globals['_DTYPE']._serialized_start=334
+  _globals['_DTYPE']._serialized_end=455
+  _globals['_COMPRESSION']._serialized_start=457
+  _globals['_COMPRESSION']._serialized_end=521
   _globals['_TENSORMETA']._serialized_start=35
-  _globals['_TENSORMETA']._serialized_end=108
-  _globals['_CHUNK']._serialized_start=110
-  _globals['_CHUNK']._serialized_end=167
-  _globals['_WHOLE']._serialized_start=169
-  _globals['_WHOLE']._serialized_end=213
-  _globals['_TENSORSPEC']._serialized_start=215
-  _globals['_TENSORSPEC']._serialized_end=288
+  _globals['_TENSORMETA']._serialized_end=152
+  _globals['_CHUNK']._serialized_start=154
+  _globals['_CHUNK']._serialized_end=211
+  _globals['_WHOLE']._serialized_start=213
+  _globals['_WHOLE']._serialized_end=257
+  _globals['_TENSORSPEC']._serialized_start=259
+  _globals['_TENSORSPEC']._serialized_end=332
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,26 @@ DTYPE_U8: DType.ValueType  # 5
 DTYPE_BOOL: DType.ValueType  # 6
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
+class _Compression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPRESSION_UNSPECIFIED: _Compression.ValueType  # 0
+    """none"""
+    COMPRESSION_ZSTD: _Compression.ValueType  # 20
+    """one zstd frame, with its content's size in its header"""
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """What was done to a payload, without loss. Its size beforehand is the one that dtype and shape say."""
+
+COMPRESSION_UNSPECIFIED: Compression.ValueType  # 0
+"""none"""
+COMPRESSION_ZSTD: Compression.ValueType  # 20
+"""one zstd frame, with its content's size in its header"""
+Global___Compression: _TypeAlias = Compression  # noqa: Y015
+
 @_typing.final
 class TensorMeta(_message.Message):
     """One tensor of a message. Its bytes are the payload with the same position in the message's `payloads`."""
@@ -53,8 +73,10 @@ class TensorMeta(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     dtype: Global___DType.ValueType
+    compression: Global___Compression.ValueType
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """with the leading axis of rows"""
@@ -65,10 +87,11 @@ class TensorMeta(_message.Message):
         name: _builtins.str = ...,
         dtype: Global___DType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        compression: Global___Compression.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ OTHER = {
     "node.data_dir": "/tmp/else where",
     "tls.mode": "on",
     "rpc.addresses": "any",
+    "rpc.compression": "zstd",
     "orchestrator.address": "127.0.0.1:1234",
     "orchestrator.host": "127.0.0.2",
     "orchestrator.spread": "true",

@@ -1,0 +1,126 @@
+"""Compressed payloads: without loss, seen by nobody but the wire, and no larger than their metadata say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transport_clients import address_of
+from transport_fakes import FakeVNodes, fence
+
+from pnode.errors import BadRequest, Busy, TooLarge
+from pnode.transport import codec, compression
+from pnode.transport.api import ForwardRequest
+from pnode.transport.channels import ChannelPool
+from pnode.transport.codec import Parcel
+from pnode.transport.deadline import Deadline
+from pnode.transport.digests import request_digest
+from pnode.transport.remote import RemoteVNode
+from pnode.v1 import tensor_pb2, vnode_pb2
+from pnode.v1.tensor_pb2 import COMPRESSION_ZSTD
+
+MOST = 1 << 20
+Serve = Callable[..., Any]
+
+
+def nothing(_: int) -> None:
+    """No memory to account for."""
+
+
+def meta(content: bytes, name: str = "x") -> tensor_pb2.TensorMeta:
+    return tensor_pb2.TensorMeta(name=name, dtype=tensor_pb2.DTYPE_U8, shape=[len(content)])
+
+
+CONTENTS = st.one_of(st.binary(max_size=200), st.integers(0, 5000).map(bytes))
+
+
+@settings(deadline=None)
+@given(st.lists(CONTENTS, max_size=3), st.lists(CONTENTS, max_size=3))
+def test_what_was_compressed_comes_back(inputs: list[bytes], targets: list[bytes]) -> None:
+    head = vnode_pb2.TrainRequest(fence=fence(), inputs=map(meta, inputs), targets=map(meta, targets))
+    given_parcel = Parcel(head, [*inputs, *targets])
+    packed = compression.compressed(given_parcel)
+    assert given_parcel == Parcel(head, [*inputs, *targets]), "the given one is left alone"
+    assert all(len(one) <= len(other) for one, other in zip(packed.payloads, given_parcel.payloads, strict=True))
+    arrived = codec.decode(vnode_pb2.TrainRequest, codec.encode(packed, MOST))
+    assert compression.plain(arrived, MOST, nothing) == given_parcel
+    assert request_digest(compression.plain(arrived, MOST, nothing)) == request_digest(given_parcel)
+
+
+def claiming(payload: bytes, num: int, how: int = COMPRESSION_ZSTD, dtype: int = tensor_pb2.DTYPE_U8) -> ForwardRequest:
+    described = tensor_pb2.TensorMeta(name="x", dtype=dtype, shape=[num], compression=how)  # type: ignore[arg-type]  # any number may come
+    return Parcel(vnode_pb2.ForwardRequest(inputs=[described]), [payload])
+
+
+FRAME = zstandard.ZstdCompressor().compress(bytes(1000))
+ENDLESS = tensor_pb2.TensorMeta(name="x", dtype=tensor_pb2.DTYPE_U8, shape=[2] * 10_000, compression=COMPRESSION_ZSTD)
+UNSIZED = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
+
+
+@pytest.mark.parametrize(
+    ("parcel", "match"),
+    [
+        (claiming(zstandard.ZstdCompressor().compress(bytes(1 << 28)), 1000), "of 1000 bytes would be 268435456"),
+        (claiming(FRAME, 999), "of 999 bytes would be 1000"),
+        (claiming(UNSIZED, 1000), "of 1000 bytes would be -1"),
+        (claiming(FRAME[:-3], 1000), "no whole zstd frame"),
+        (claiming(FRAME + b"x", 1000), "no whole zstd frame"),
+        (claiming(b"garbage", 1000), "no whole zstd frame"),
+        (claiming(b"", 1000), "no whole zstd frame"),
+        (claiming(FRAME, 1000, how=21), "compression 21 is not known"),
+        (claiming(FRAME, 1000, dtype=99), "unknown dtype"),
+        (claiming(FRAME, -1000), "negative dimension"),
+        (Parcel(vnode_pb2.ForwardRequest(inputs=[ENDLESS]), [FRAME]), "or too many"),
+        (Parcel(claiming(FRAME, 1000).head, []), "describes 1 tensors and carries 0"),
+        (claiming(FRAME, 1 << 40), "over the maximum of 1048576"),
+    ],
+)
+def test_what_is_not_as_it_was_declared_is_refused(parcel: ForwardRequest, match: str) -> None:
+    with pytest.raises(BadRequest, match=match):
+        compression.plain(parcel, MOST, nothing)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 100))
+def test_any_bytes_are_the_size_they_claim_or_refused(payload: bytes, num: int) -> None:
+    try:
+        found = compression.plain(claiming(payload, num), MOST, nothing)
+    except BadRequest:
+        return
+    assert [len(each) for each in found.payloads] == [num]
+
+
+def test_room_is_taken_before_anything_is_decompressed() -> None:
+    def refuse(num_bytes: int) -> None:
+        raise Busy(f"no room for {num_bytes}")
+
+    with pytest.raises(Busy, match="no room for 1000"):
+        compression.plain(claiming(FRAME[:-3], 1000), MOST, refuse)
+
+
+@pytest.mark.parametrize("max_message_bytes", [1 << 20, 8192])
+def test_callers_and_implementations_see_nothing_of_it(serve: Serve, soon: Deadline, max_message_bytes: int) -> None:
+    fake = FakeVNodes()
+    content = bytes(range(256)) * 100
+    noise = bytes(zstandard.ZstdCompressor().compress(bytes(range(256)))) * 40
+    request = Parcel(
+        vnode_pb2.ForwardRequest(fence=fence(), inputs=[meta(content), meta(noise, "noise")]), [content, noise]
+    )
+    server = serve(vnodes=fake, max_message_bytes=max_message_bytes)
+    with ChannelPool(max_message_bytes=max_message_bytes, compresses=True) as pool:
+        assert RemoteVNode(pool, address_of(server)).forward(request, soon) == FakeVNodes().forward(request, soon)
+    assert fake.seen[0][1] == request
+
+
+def test_a_bomb_changes_nothing(serve: Serve, soon: Deadline, pool: ChannelPool) -> None:
+    fake = FakeVNodes()
+    vnode = RemoteVNode(pool, address_of(serve(vnodes=fake, max_whole_bytes=1 << 20)))
+    with pytest.raises(TooLarge):
+        vnode.forward(claiming(FRAME, 1 << 30), soon)
+    with pytest.raises(BadRequest, match="would be"):
+        vnode.forward(claiming(FRAME, 10), soon)
+    assert fake.seen == []
