@@ -78,7 +78,7 @@ def _metas(head: Message) -> list[TensorMeta]:
 
 
 @cache
-def _fields(kind: type[Message]) -> tuple[str, ...]:
+def _fields(kind: Any) -> tuple[str, ...]:
     numbers = {
         field.number: field.name
         for field in kind.DESCRIPTOR.fields
