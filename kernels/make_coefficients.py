@@ -16,6 +16,7 @@ import mpmath as mp
 
 PRECISION_BITS = 400
 SIGMOID_NEAR = 1.0  # below this, sigmoid is 1/2 and a polynomial
+ERF_SQUARES = 15.38  # z = x * x lies below this where erf(x) is not yet +-1
 EXPONENTS = range(-8, 105)  # of the last place of a binary32 argument from 1 up to the largest
 
 
@@ -44,6 +45,11 @@ def rational(
 def polynomial(f: Callable[[mp.mpf], mp.mpf], degree: int, low: object, high: object) -> list[mp.mpf]:
     """The interpolating polynomial of f, lowest degree first."""
     return rational(f, degree, 0, low, high)[0]
+
+
+def centred(f: Callable[[mp.mpf], mp.mpf], degree: int, high: object) -> list[mp.mpf]:
+    """The interpolating polynomial of f on [0, high] as one of t in [-1, 1], f((t + 1) * high / 2), lowest first."""
+    return polynomial(lambda t: f((t + 1) * mp.mpf(high) / 2), degree, -1, 1)
 
 
 def parts(value: mp.mpf, *widths: int) -> list[float]:
@@ -79,11 +85,16 @@ def two_over_pi_rows() -> list[list[float]]:
     return rows
 
 
+def erf_ratio(z: mp.mpf) -> mp.mpf:
+    """erf(x) / x of z = x * x."""
+    return mp.erf(mp.sqrt(z)) / mp.sqrt(z)
+
+
 def constants() -> dict[str, object]:
     """Every name and value of the generated module."""
     half_ln2, quarter_pi = mp.log(2) / 2 * 1.0001, mp.pi / 4 * 1.0001
     root = (mp.sqrt(2) - 1) / (mp.sqrt(2) + 1) * 1.0001
-    erf_over, erf_under = rational(lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z), 11, 12, 0, 15.38)
+    erf_over, erf_under = rational(erf_ratio, 11, 12, 0, ERF_SQUARES)
     tanh_over, tanh_under = rational(lambda z: mp.tanh(mp.sqrt(z)) / mp.sqrt(z), 8, 9, 0, 81.5)
     return {
         "LOG2_E": float(1 / mp.log(2)),
@@ -98,6 +109,10 @@ def constants() -> dict[str, object]:
         "TANH_UNDER": tanh_under,
         "SIGMOID_NEAR": SIGMOID_NEAR,
         "SIGMOID": polynomial(lambda z: mp.tanh(mp.sqrt(z) / 2) / mp.sqrt(z) / 2, 10, 0, SIGMOID_NEAR**2),
+        "NEAR_EXP": polynomial(mp.exp, 8, -half_ln2, half_ln2),
+        "NEAR_ERF": centred(erf_ratio, 20, ERF_SQUARES),
+        "NEAR_ERF_SCALE": 2 / ERF_SQUARES,
+        "NEAR_RECIPROCAL": polynomial(lambda e: 1 / (1 + e), 2, 0, 1),
         "TWO_OVER_PI": float(2 / mp.pi),
         "HALF_PI": parts(mp.pi / 2, 53, 53, 53),
         "SIN": polynomial(lambda z: (mp.sin(mp.sqrt(z)) / mp.sqrt(z) - 1) / z, 6, 0, quarter_pi**2),

@@ -26,8 +26,6 @@ class Map(NamedTuple):
     """(grad_output, kept, grad_input, begin, end)"""
     keeps_result: bool = False
     """Whether the backward is given y; else it is given x."""
-    slope: Kernel | None = None
-    """(x, y, derivative, begin, end): forward, with the derivative, which the backward is then given instead of x."""
 
 
 def mapped(compiled: Kernel, *inputs: Tensor) -> Tensor:
@@ -42,11 +40,6 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, operator: Map) -> Tensor:
         x = x.contiguous()
         ctx.operator = operator
-        if operator.slope is not None:
-            y, derivative = torch.empty_like(x), torch.empty_like(x)
-            split(operator.slope, x.numel(), 1, x.data_ptr(), y.data_ptr(), derivative.data_ptr())
-            ctx.save_for_backward(derivative)
-            return y
         y = mapped(operator.forward, x)
         ctx.save_for_backward(y if operator.keeps_result else x)
         return y

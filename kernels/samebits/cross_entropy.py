@@ -12,11 +12,12 @@ from samebits._accumulate import refuse_second_derivative
 from samebits._chains import FLOAT, PANEL_FLOATS, clear, row_maximum, row_sums, share
 from samebits._check import require, require_tensor, size
 from samebits._compile import kernel
-from samebits._elementary import exp32, log32
+from samebits._elementary import log32
 from samebits._intrinsics import load32, load_i64, store32
 from samebits._split import split, split_rows
 from samebits._storage import stored
 from samebits._vectors import LANES
+from samebits.softmax import exponentials
 
 ZERO: Any = np.float32(0.0)
 ONE: Any = np.float32(1.0)
@@ -34,19 +35,18 @@ def _first_outside(target: int, rows: int, classes: int) -> int:
 
 @kernel("void(intp, intp, intp, intp, intp, intp, intp, intp, intp)", binary64=True)
 def _forward(
-    x: int, target: int, exponentials: int, sums: int, losses: int, n: int, scratch: int, begin: int, end: int
+    x: int, target: int, kept: int, sums: int, losses: int, n: int, scratch: int, begin: int, end: int
 ) -> None:
     chains = scratch + PANEL_FLOATS * FLOAT
     for first in range(begin, end, LANES):
         num_rows, offset = min(LANES, end - first), first * n * FLOAT
         clear(chains, 2 * LANES)
         for i in range(num_rows):
-            line, goal = x + offset + i * n * FLOAT, exponentials + offset + i * n * FLOAT
+            line, goal = x + offset + i * n * FLOAT, kept + offset + i * n * FLOAT
             m = row_maximum(line, n)
-            for k in range(n):
-                store32(goal, k, exp32(load32(line, k) - m))
+            exponentials(line, m, goal, n)
             store32(chains, LANES + i, load32(line, load_i64(target, first + i)) - m)
-        row_sums(exponentials + offset, n, num_rows, n, scratch, chains)
+        row_sums(kept + offset, n, num_rows, n, scratch, chains)
         for i in range(num_rows):
             store32(sums, first + i, load32(chains, i))
             store32(losses, first + i, log32(load32(chains, i)) - load32(chains, LANES + i))

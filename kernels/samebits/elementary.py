@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from samebits._blocks import BLOCK, cos_block, sin_block
-from samebits._compile import kernel
+from samebits._close import STEP, close_erf, close_exp, close_sigmoid
+from samebits._compile import kernel, routine
 from samebits._elementary import erf32, exp32, log32, rsqrt32, sigmoid32, tanh32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply
@@ -22,10 +23,20 @@ ONE, MINUS_HALF = np.float32(1.0), np.float32(-0.5)
 TWO_OVER_ROOT_PI = np.float32(1.1283791670955126)
 
 
-@kernel(ONE_IN, binary64=True)
-def _exp(x: int, y: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_exp(x: int, y: int, begin: int, end: int) -> None:
+    """y = e**x, without `_close`."""
     for i in range(begin, end):
         store32(y, i, exp32(load32(x, i)))
+
+
+@kernel(ONE_IN, binary64=True)
+def _exp(x: int, y: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_exp(x, y, i):
+            exact_exp(x, y, i, i + STEP)
+    exact_exp(x, y, whole, end)
 
 
 @kernel(TWO_IN)
@@ -46,10 +57,20 @@ def _log_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
         store32(dx, i, load32(grad, i) / load32(x, i))
 
 
-@kernel(ONE_IN, binary64=True)
-def _erf(x: int, y: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_erf(x: int, y: int, begin: int, end: int) -> None:
+    """y = erf(x), without `_close`."""
     for i in range(begin, end):
         store32(y, i, erf32(load32(x, i)))
+
+
+@kernel(ONE_IN, binary64=True)
+def _erf(x: int, y: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_erf(x, y, i):
+            exact_erf(x, y, i, i + STEP)
+    exact_erf(x, y, whole, end)
 
 
 @kernel(TWO_IN, binary64=True)
@@ -72,10 +93,20 @@ def _tanh_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
         store32(dx, i, load32(grad, i) * fma32(-value, value, ONE))
 
 
-@kernel(ONE_IN, binary64=True)
-def _sigmoid(x: int, y: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_sigmoid(x: int, y: int, begin: int, end: int) -> None:
+    """y = sigmoid(x), without `_close`."""
     for i in range(begin, end):
         store32(y, i, sigmoid32(load32(x, i)))
+
+
+@kernel(ONE_IN, binary64=True)
+def _sigmoid(x: int, y: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_sigmoid(x, y, i):
+            exact_sigmoid(x, y, i, i + STEP)
+    exact_sigmoid(x, y, whole, end)
 
 
 @kernel(TWO_IN)

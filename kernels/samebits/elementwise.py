@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from samebits._compile import inlined, kernel
+from samebits._close import STEP, Close, of_one, of_two
+from samebits._compile import inlined, kernel, routine
 from samebits._elementary import erf32, exp32, sigmoid32
 from samebits._intrinsics import fma32, load32, store32
 from samebits._maps import ONE_IN, TWO_IN, Map, apply
@@ -20,9 +21,6 @@ from samebits._storage import stored
 ZERO, HALF, MINUS_HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(-0.5), np.float32(1.0)
 ROOT_HALF = np.float32(0.7071067811865476)
 NORMAL_DENSITY = np.float32(0.3989422804014327)  # 1 / sqrt(2 pi)
-
-
-BLOCK = 1024  # elements that stay in the first-level cache
 
 
 @inlined()
@@ -51,52 +49,114 @@ def _relu_backward(grad: int, y: int, dx: int, begin: int, end: int) -> None:
         store32(dx, i, g if passes(load32(y, i)) else ZERO)
 
 
-@kernel(ONE_IN, binary64=True)
-def _gelu(x: int, y: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_gelu(x: int, y: int, begin: int, end: int) -> None:
+    """y = gelu(x), without `_close`."""
     for i in range(begin, end):
         value = load32(x, i)
         store32(y, i, value * normal_cdf(value))
 
 
-@kernel("void(intp, intp, intp, intp, intp)", binary64=True)
-def _gelu_slope(x: int, y: int, derivative: int, begin: int, end: int) -> None:
-    """The result and the derivative, which share erf. Three loops over a block, since one would not vectorise."""
-    for first in range(begin, end, BLOCK):
-        last = min(first + BLOCK, end)
-        for i in range(first, last):
-            store32(derivative, i, normal_cdf(load32(x, i)))
-        for i in range(first, last):
-            value = load32(x, i)
-            store32(y, i, value * load32(derivative, i))
-        for i in range(first, last):
-            value = load32(x, i)
-            density = exp32((value * value) * MINUS_HALF) * NORMAL_DENSITY
-            store32(derivative, i, fma32(value, density, load32(derivative, i)))
-
-
-@kernel(TWO_IN)
-def _times(grad: int, derivative: int, dx: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_gelu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    """dx = its gradient, likewise. Two loops, since one would not vectorise."""
     for i in range(begin, end):
-        store32(dx, i, load32(grad, i) * load32(derivative, i))
+        store32(dx, i, normal_cdf(load32(x, i)))
+    for i in range(begin, end):
+        value = load32(x, i)
+        density = exp32((value * value) * MINUS_HALF) * NORMAL_DENSITY
+        store32(dx, i, load32(grad, i) * fma32(value, density, load32(dx, i)))
 
 
-@kernel(ONE_IN, binary64=True)
-def _silu(x: int, y: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_silu(x: int, y: int, begin: int, end: int) -> None:
+    """y = silu(x), likewise."""
     for i in range(begin, end):
         value = load32(x, i)
         store32(y, i, value * sigmoid32(value))
 
 
-@kernel(TWO_IN, binary64=True)
-def _silu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+@routine(binary64=True)
+def exact_silu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    """dx = its gradient, likewise."""
     for i in range(begin, end):
         value = load32(x, i)
         s = sigmoid32(value)
         store32(dx, i, load32(grad, i) * (s * fma32(value, ONE - s, ONE)))
 
 
+def _close_cdf(code: Close, x: Any) -> tuple[Any, Any]:
+    """normal_cdf. An erf that is subnormal may be wrong by its last place: 0.5 comes out all the same."""
+    erf, doubt = code.error_function(code.builder.fmul(x, code.singles(ROOT_HALF)))
+    return code.builder.fmul(code.singles(HALF), code.builder.fadd(code.singles(ONE), erf)), doubt
+
+
+def _close_gelu(code: Close, x: Any) -> tuple[Any, Any]:
+    cdf, doubt = _close_cdf(code, x)
+    return code.builder.fmul(x, cdf), doubt
+
+
+def _close_gelu_backward(code: Close, grad: Any, x: Any) -> tuple[Any, Any]:
+    b = code.builder
+    cdf, doubt = _close_cdf(code, x)
+    exponential, doubtful = code.exponential(b.fmul(b.fmul(x, x), code.singles(MINUS_HALF)))
+    slope = code.fma(x, b.fmul(exponential, code.singles(NORMAL_DENSITY)), cdf)
+    return b.fmul(grad, slope), b.or_(doubt, doubtful)
+
+
+def _close_silu(code: Close, x: Any) -> tuple[Any, Any]:
+    s, doubt = code.logistic(x)
+    return code.builder.fmul(x, s), doubt
+
+
+def _close_silu_backward(code: Close, grad: Any, x: Any) -> tuple[Any, Any]:
+    b, one = code.builder, code.singles(ONE)
+    s, doubt = code.logistic(x)
+    return b.fmul(grad, b.fmul(s, code.fma(x, b.fsub(one, s), one))), doubt
+
+
+close_gelu, close_silu = of_one(_close_gelu), of_one(_close_silu)
+close_gelu_backward, close_silu_backward = of_two(_close_gelu_backward), of_two(_close_silu_backward)
+
+
+@kernel(ONE_IN, binary64=True)
+def _gelu(x: int, y: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_gelu(x, y, i):
+            exact_gelu(x, y, i, i + STEP)
+    exact_gelu(x, y, whole, end)
+
+
+@kernel(TWO_IN, binary64=True)
+def _gelu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_gelu_backward(grad, x, dx, i):
+            exact_gelu_backward(grad, x, dx, i, i + STEP)
+    exact_gelu_backward(grad, x, dx, whole, end)
+
+
+@kernel(ONE_IN, binary64=True)
+def _silu(x: int, y: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_silu(x, y, i):
+            exact_silu(x, y, i, i + STEP)
+    exact_silu(x, y, whole, end)
+
+
+@kernel(TWO_IN, binary64=True)
+def _silu_backward(grad: int, x: int, dx: int, begin: int, end: int) -> None:
+    whole = end - (end - begin) % STEP
+    for i in range(begin, whole, STEP):
+        if close_silu_backward(grad, x, dx, i):
+            exact_silu_backward(grad, x, dx, i, i + STEP)
+    exact_silu_backward(grad, x, dx, whole, end)
+
+
 RELU = Map("relu", _relu, _relu_backward, keeps_result=True)
-GELU = Map("gelu", _gelu, _times, slope=_gelu_slope)
+GELU = Map("gelu", _gelu, _gelu_backward)
 SILU = Map("silu", _silu, _silu_backward)
 
 
@@ -111,7 +171,7 @@ def gelu(x: Tensor) -> Tensor:
     """x * c, the Gaussian error linear unit in its erf form.
 
     c = 0.5 * (1 + erf(x * binary32(sqrt(1/2)))): multiply, erf, add, multiply.
-    Gradient: grad * fma(x, p, c), where p = exp((x * x) * -0.5) * binary32(1/sqrt(2 pi)). Keeps that fma for backward.
+    Gradient: grad * fma(x, p, c), where p = exp((x * x) * -0.5) * binary32(1/sqrt(2 pi)).
     """
     return apply(GELU, x)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from samebits._accumulate import refuse_second_derivative
 from samebits._chains import FLOAT, PANEL_FLOATS, clear, row_maximum, row_products, row_sums
 from samebits._check import require, require_tensor
+from samebits._close import STEP, close_exp_below
 from samebits._compile import Kernel, kernel, routine
 from samebits._elementary import exp32, log32
 from samebits._intrinsics import fma32, load32, store32
@@ -21,13 +22,28 @@ SCRATCH_FLOATS = 2 * PANEL_FLOATS + LANES
 
 
 @routine(binary64=True)
-def exponentials(x: int, y: int, step: int, num_rows: int, n: int) -> None:
+def exact_exponentials(x: int, m: float, y: int, begin: int, end: int) -> None:
+    """y = exp(x - m), without `_close`."""
+    for k in range(begin, end):
+        store32(y, k, exp32(load32(x, k) - m))
+
+
+@routine(binary64=True)
+def exponentials(x: int, m: float, y: int, n: int) -> None:
+    """y = exp(x - m) for one row."""
+    whole = n - n % STEP
+    for k in range(0, whole, STEP):
+        if close_exp_below(x, m, y, k):
+            exact_exponentials(x, m, y, k, k + STEP)
+    exact_exponentials(x, m, y, whole, n)
+
+
+@routine(binary64=True)
+def shifted_exponentials(x: int, y: int, num_rows: int, n: int) -> None:
     """y = exp(x - max(x)) for each row."""
     for i in range(num_rows):
-        line, goal = x + i * step * FLOAT, y + i * step * FLOAT
-        m = row_maximum(line, n)
-        for k in range(n):
-            store32(goal, k, exp32(load32(line, k) - m))
+        line = x + i * n * FLOAT
+        exponentials(line, row_maximum(line, n), y + i * n * FLOAT, n)
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)", binary64=True)
@@ -35,7 +51,7 @@ def _softmax(x: int, y: int, n: int, scratch: int, begin: int, end: int) -> None
     sums = scratch + 2 * PANEL_FLOATS * FLOAT
     for first in range(begin, end, LANES):
         num_rows, line, goal = min(LANES, end - first), x + first * n * FLOAT, y + first * n * FLOAT
-        exponentials(line, goal, n, num_rows, n)
+        shifted_exponentials(line, goal, num_rows, n)
         clear(sums, LANES)
         row_sums(goal, n, num_rows, n, scratch, sums)
         for i in range(num_rows):
@@ -62,7 +78,7 @@ def _log_softmax(x: int, y: int, n: int, scratch: int, begin: int, end: int) -> 
     sums = scratch + 2 * PANEL_FLOATS * FLOAT
     for first in range(begin, end, LANES):
         num_rows, line, goal = min(LANES, end - first), x + first * n * FLOAT, y + first * n * FLOAT
-        exponentials(line, goal, n, num_rows, n)
+        shifted_exponentials(line, goal, num_rows, n)
         clear(sums, LANES)
         row_sums(goal, n, num_rows, n, scratch, sums)
         for i in range(num_rows):
