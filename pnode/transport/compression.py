@@ -74,7 +74,8 @@ def plain(parcel: Parcel[M], max_bytes: int, reserve: Callable[[int], None]) -> 
 
 def _metas(head: Message) -> list[TensorMeta]:
     """The metadata of all tensors of a message, in the order of their payloads."""
-    return [meta for name in _fields(type(head)) for meta in getattr(head, name)]
+    kind: Any = type(head)
+    return [meta for name in _fields(kind) for meta in getattr(head, name)]
 
 
 @cache
