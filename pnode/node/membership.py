@@ -153,12 +153,14 @@ class Membership:
 
     def _gone(self, error: PNodeError) -> float:
         pause = min(self._backoff.next_s(), self._heartbeat_s)
+        refused = isinstance(error, PermissionDenied | ProtocolMismatch | BadRequest)
+        how = "refuses this node" if refused else "does not answer"
         if self._lost_at is None:
-            log.warning("the orchestrator does not answer; serving on, trying again in %.1f s: %s", pause, error)
+            log.warning("the orchestrator %s; serving on, trying again in %.1f s: %s", how, pause, error)
         else:
-            log.debug("the orchestrator still does not answer; trying again in %.1f s: %s", pause, error)
+            log.debug("the orchestrator still %s; trying again in %.1f s: %s", how, pause, error)
         self._lost_at = error.message
-        if isinstance(error, PermissionDenied | ProtocolMismatch | BadRequest):
+        if refused:
             self.settled.set()
         self._member.reachable(False)
         return pause

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -167,3 +169,26 @@ def test_an_orchestrator_that_never_answers_is_one_line_and_exit_2(tmp_path: Pat
         done = run_node(tmp_path, f"orchestrator.address={address}", "node.port=0", "node.join_s=1s", "device=cpu")
     assert refusal(done).startswith(f"pnode: orchestrator.address: {address} could not be joined in 1 s")
     assert json.loads(done.stdout)["event"] == "serving"
+
+
+def own_address() -> str | None:
+    """An address of this machine that others could reach."""
+    every = [address for found in psutil.net_if_addrs().values() for address in found]
+    plain = [IPv4Address(address.address) for address in every if address.family == socket.AF_INET]
+    return next((str(found) for found in plain if not (found.is_loopback or found.is_link_local)), None)
+
+
+def test_beyond_loopback_everything_is_tls_and_nobody_names_a_loopback_address(net: Net, tmp_path: Path) -> None:
+    here = own_address()
+    if here is None:
+        pytest.skip("this machine has no address beyond loopback")
+    ports = ("orchestrator.port=0", "orchestrator.member_port=0")
+    orchestrator = net.start("orchestrator", "role=orchestrator", f"orchestrator.host={here}", *ports)
+    assert orchestrator.address.startswith(f"{here}:")
+    assert "#sha256:" in orchestrator.address
+    joining = f"orchestrator.address={orchestrator.address}"
+    node = net.start("node", joining, f"node.host={here}", "node.port=0", "device=cpu")
+    until(lambda: f"joined from {node.address}" in orchestrator.tail(20), node)
+    refused = refusal(run_node(tmp_path / "other", joining, "node.port=0", "device=cpu"))
+    assert "does not let this node join: 127.0.0.1:" in refused
+    assert f"is a loopback address, and came from another machine: {here}" in refused
