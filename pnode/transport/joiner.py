@@ -46,6 +46,8 @@ _MEMBERS_ONLY = frozenset({methods.ORCHESTRATOR.full_name, methods.RUNS.full_nam
 _MAX_NAMES = 4096
 # Nobody ever believes it, so its life does not matter.
 _NOBODY_S = 3600.0
+# A clock that is off by more deserves a word; tokens do not mind it.
+_CLOCK_OFF_S = 600.0
 # After a renewal that nobody answered, the next one is tried so much later.
 _RETRY_S = 5.0
 
@@ -210,6 +212,8 @@ class Joiner:
             reply = door.join(self._request(challenge, new.request), deadline)
         protocol.agreed(reply.protocol, reply.protocol, "the orchestrator")
         self.clock.set(reply.now_s)
+        if fingerprint:
+            _judge_clock(reply.now_s)
         return Joined(
             token=reply.token,
             reader=self._reader_of(reply.token_key),
@@ -274,6 +278,16 @@ def _authority(orchestrator: OrchestratorAddress, deadline: Deadline) -> bytes:
             "another orchestrator, or somebody between"
         )
     return pem.encode()
+
+
+def _judge_clock(network_s: float) -> None:
+    off_s = time.time() - network_s
+    if abs(off_s) > _CLOCK_OFF_S:
+        log.warning(
+            "this machine's clock is %.0f min off the orchestrator's; TLS goes by it, and refuses everybody once it is "
+            "off by more than a certificate's life",
+            off_s / 60,
+        )
 
 
 def _members(door: Address, port: int) -> Address:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pnode.errors import (
     PNodeError,
     ProtocolMismatch,
     Unauthenticated,
+    UnknownRun,
 )
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
@@ -237,3 +240,19 @@ def test_a_membership_is_renewed_and_outlasts_an_outage(closed: Orchestrator) ->
     held = joiner.join(soon().at_most(1.0))
     assert (held.token, held.tls) == (second.token, second.tls)
     assert held.due_s > steady.now, "and the next call does not try at once again"
+
+
+def test_a_clock_that_is_off_is_named_and_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = OrchestratorSettings(port=0, tls=True)
+    ahead = Orchestrator(LocalStore(tmp_path), settings, unix_clock=lambda: time.time() + 7200)
+    ahead.start()
+    try:
+        joiner = Joiner(Identity.fresh(), where(ahead), role=DRIVER)
+        with ChannelPool(passes=joiner) as pool, caplog.at_level(logging.WARNING), pytest.raises(UnknownRun):
+            RemoteRuns(pool, str(where(ahead).address)).status(orchestrator_pb2.StatusRequest(run="r"), soon())
+        assert "this machine's clock is -120 min off the orchestrator's" in caplog.text
+        now = joiner.clock.now()
+        assert now is not None
+        assert now - time.time() > 7000
+    finally:
+        ahead.close()
