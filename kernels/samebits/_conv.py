@@ -9,12 +9,12 @@ from samebits._compile import kernel, routine
 from samebits._conv_tile import conv_tile
 from samebits._intrinsics import load32, load_i64, store32
 from samebits._planes import ENTRY, SPAN, Sweep
-from samebits._threads import get_num_threads, run, scratch, shares
+from samebits._threads import WORTH_SHARING, get_num_threads, run, scratch, shares
 from samebits._vectors import LANES, ROWS
 
 FLOAT, INT64 = 4, 8  # bytes
 ZERO, MINUS_ZERO = np.float32(0.0), np.float32(-0.0)
-WORTH_THREADS = 1 << 18  # multiply-adds below which handing out work costs more than it saves
+WORTH_THREADS = WORTH_SHARING >> 2  # multiply-adds; they are slower here than in a product
 
 
 @routine()

@@ -15,13 +15,13 @@ from samebits._gemm import pack_columns
 from samebits._intrinsics import load32, store32
 from samebits._planes import Window
 from samebits._taps_tile import HEIGHTS, TAPS, WIDE, taps_tile
-from samebits._threads import get_num_threads, run, scratch, shares
+from samebits._threads import WORTH_SHARING, get_num_threads, run, scratch, shares
 from samebits._vectors import LANES
 
 FLOAT, INT64 = 4, 8  # bytes
 ZERO = np.float32(0.0)
 SHORT, STEP = HEIGHTS[0], HEIGHTS[1] - HEIGHTS[0]
-WORTH_THREADS = 1 << 18  # multiply-adds below which handing out work costs more than it saves
+WORTH_THREADS = WORTH_SHARING >> 2  # multiply-adds; they are slower here than in a product
 
 
 class Taps(NamedTuple):

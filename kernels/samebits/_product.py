@@ -10,19 +10,21 @@ from torch import Tensor
 from samebits._compile import kernel
 from samebits._gemm import FLOAT, SCRATCH_FLOATS, WIDTH, gemm, panel_product
 from samebits._intrinsics import load32, store32
-from samebits._slim import STRIP_ROWS, TURNED_ROWS, WIDEST, by_columns, by_strips
+from samebits._slim import STRIP_ROWS, TURNED_ROWS, WIDEST, by_columns, by_strips, strip_vectors
 from samebits._split import split
-from samebits._threads import Call, get_num_threads, run, scratch, shares
+from samebits._threads import WORTH_SHARING, Call, get_num_threads, run, scratch, shares
+from samebits._vectors import LANES
 
-WORTH_THREADS = 1 << 24  # of work, below which waking a thread (about 0.1 ms here) costs more than it saves
+WORTH_THREADS = WORTH_SHARING
 TOUCH = 8  # multiply-adds that take as long as an element of B or C to come from memory, or go there
 FEW = 16  # terms of a chain up to which writing C is most of the work
+_WIDTHS = [WIDEST, *(strip_vectors(m) * LANES for m in range(1, STRIP_ROWS + 1))]
 _NEUTRAL = np.array([-0.0] * WIDEST, dtype=np.float32)
 NEUTRAL = _NEUTRAL.ctypes.data  # the address of a bias that changes nothing
 
 
 class _Product(NamedTuple):
-    """One call of `gemm`: a[i, k] at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on."""
+    """One product: a[i, k] at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on."""
 
     a: int
     a_batch: int
@@ -77,7 +79,7 @@ def choose(
     c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
 ) -> Call:  # fmt: skip
     """Part `call` of a product, by the kernel that suits its shape. See `_Product`."""
-    if batches == 1 and b_column == 1 and m > 0 and k > 0 and n % WIDEST == 0 and (m <= STRIP_ROWS or k <= FEW):
+    if batches == 1 and b_column == 1 and m > 0 and k > 0 and n % strip_width(m) == 0 and (m <= STRIP_ROWS or k <= FEW):
         height = m if m <= STRIP_ROWS else 2
         return by_strips, (a, a_row, a_step, b, b_step, c, c_row, bias, NEUTRAL, m, n, k, fresh, height)
     if batches == 1 and b_column != 1 and a_step == 1 and 0 < m <= TURNED_ROWS:
@@ -88,31 +90,37 @@ def choose(
     )  # fmt: skip
 
 
-def _parts(call: _Product) -> list[_Product]:
-    """The call cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
-    if call.batches >= get_num_threads():
+def _parts(product: _Product) -> list[_Product]:
+    """The product cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
+    if product.batches >= get_num_threads():
         return [
-            call._replace(
-                a=call.a + i * call.a_batch * FLOAT, b=call.b + i * call.b_batch * FLOAT,
-                c=call.c + i * call.c_batch * FLOAT, batches=end - i,
-            ) for i, end in shares(call.batches, 1)
+            product._replace(
+                a=product.a + i * product.a_batch * FLOAT, b=product.b + i * product.b_batch * FLOAT,
+                c=product.c + i * product.c_batch * FLOAT, batches=end - i,
+            ) for i, end in shares(product.batches, 1)
         ]  # fmt: skip
-    if call.n >= call.m:
+    if product.n >= product.m:
         return [
-            call._replace(
-                b=call.b + j * call.b_column * FLOAT, c=call.c + j * FLOAT,
-                bias=call.bias and call.bias + j * FLOAT, n=end - j,
-            ) for j, end in shares(call.n, _grain(call))
+            product._replace(
+                b=product.b + j * product.b_column * FLOAT, c=product.c + j * FLOAT,
+                bias=product.bias and product.bias + j * FLOAT, n=end - j,
+            ) for j, end in shares(product.n, _grain(product))
         ]  # fmt: skip
     return [
-        call._replace(a=call.a + i * call.a_row * FLOAT, c=call.c + i * call.c_row * FLOAT, m=end - i)
-        for i, end in shares(call.m, 8)
+        product._replace(a=product.a + i * product.a_row * FLOAT, c=product.c + i * product.c_row * FLOAT, m=end - i)
+        for i, end in shares(product.m, 8)
     ]
 
 
-def _grain(call: _Product) -> int:
+def _grain(product: _Product) -> int:
     """Columns that a thread gets at least, and in multiples of which."""
-    return WIDEST if call.b_column == 1 and call.n % WIDEST == 0 else WIDTH
+    width = strip_width(product.m)
+    return width if product.b_column == 1 and product.n % width == 0 else WIDTH
+
+
+def strip_width(m: int) -> int:
+    """Columns in multiples of which `by_strips` takes so many rows; more than STRIP_ROWS go two by two."""
+    return _WIDTHS[m] if m <= STRIP_ROWS else WIDEST
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)")

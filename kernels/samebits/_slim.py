@@ -18,9 +18,8 @@ from samebits._tile import Operands, TileWriter, lines_from, turned
 from samebits._vectors import LANES, ROWS, VECTOR, VECTORS, Vectors
 
 FLOAT = 4  # bytes
-AHEAD = 6  # rows of B fetched before their use
 DEPTH = 128  # k per block: as many pages stay known to the processor while the strips of a block take turns
-STRIP_ROWS = 4  # rows of A beyond which an ordinary tile has enough chains to run side by side
+STRIP_ROWS = 8
 TURNED_ROWS = 8
 
 
@@ -63,7 +62,7 @@ def strip(
         operands = Operands(a, a_row, a_step, b, b_step, c, c_row, bias, depth, rows, None, None, fresh)
 
         def write(count: int) -> None:
-            TileWriter(builder, operands, count, strip_vectors(count), AHEAD).write()
+            TileWriter(builder, operands, count, strip_vectors(count)).write()
 
         _by_rows(builder, rows, STRIP_ROWS, write)
         return ctx.get_dummy_value()
@@ -151,7 +150,9 @@ def by_strips(
     a: int, a_row: int, a_step: int, b: int, b_step: int, c: int, c_row: int, bias: int, neutral: int,
     m: int, n: int, k: int, fresh: int, height: int,
 ) -> None:  # fmt: skip
-    """C[m, n] for rows of B with unit stride, `height` <= STRIP_ROWS rows at a time; n a multiple of WIDEST, k > 0.
+    """C[m, n] for rows of B with unit stride, `height` <= STRIP_ROWS rows at a time; k > 0.
+
+    n: a multiple of the width of strips for height rows, and for those that are left.
 
     neutral: the address of WIDEST floats -0, which take the place of a bias.
     """

@@ -11,7 +11,7 @@ from samebits._compile import Kernel
 from samebits._threads import WORTH_SHARING, get_num_threads, run, scratch, shares
 from samebits._vectors import LANES
 
-GRAIN = WORTH_SHARING
+GRAIN = WORTH_SHARING >> 6  # elements of a share at least; one takes as long as many multiply-adds
 
 
 def split(kernel: Kernel, total: int, cost: int, *arguments: Any) -> None:

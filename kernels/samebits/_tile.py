@@ -16,6 +16,8 @@ from samebits._compile import intrinsic
 from samebits._intrinsics import I64
 from samebits._vectors import LANES, QUARTER, ROWS, VECTOR, VECTORS, Vectors
 
+AHEAD = 4  # rows of B fetched before their use: rows far apart are beyond what a processor guesses by itself
+
 
 class Operands(NamedTuple):
     """The tile's arguments as LLVM values; see `tile`."""
@@ -36,10 +38,10 @@ class Operands(NamedTuple):
 
 
 class TileWriter:
-    """Writes one size of tile; `ahead`: fetch b that many k before its use, or 0."""
+    """Writes one size of tile."""
 
-    def __init__(self, builder: Any, operands: Operands, rows: int, vectors: int, ahead: int = 0) -> None:
-        self.builder, self.operands, self.ahead = builder, operands, ahead
+    def __init__(self, builder: Any, operands: Operands, rows: int, vectors: int) -> None:
+        self.builder, self.operands = builder, operands
         self.v = Vectors(builder)
         self.cells = [(i, j) for i in range(rows) for j in range(vectors)]
         self.rows, self.vectors = rows, vectors
@@ -94,10 +96,9 @@ class TileWriter:
         b, o = self.builder, self.operands
         a_pointer, b_pointer = self.v.pointer(o.a), self.v.pointer(o.b)
         b_row = b.mul(k, o.b_step)
-        if self.ahead:
-            later = b.mul(b.add(k, I64(self.ahead)), o.b_step)
-            for j in range(self.vectors):
-                self.v.prefetch(self.v.at(b_pointer, b.add(later, I64(j * LANES))))
+        later = b.mul(b.add(k, I64(AHEAD)), o.b_step)
+        for j in range(self.vectors):
+            self.v.prefetch(self.v.at(b_pointer, b.add(later, I64(j * LANES))))
         across = [self.v.load(self.v.at(b_pointer, b.add(b_row, I64(j * LANES)))) for j in range(self.vectors)]
         new = []
         for i in range(self.rows):

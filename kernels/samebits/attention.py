@@ -18,10 +18,10 @@ from samebits._compile import Kernel
 from samebits._gemm import gemm, panel_product
 from samebits._split import differentiable
 from samebits._storage import stored
-from samebits._threads import run, scratch, shares
+from samebits._threads import WORTH_SHARING, run, scratch, shares
 
 OF_KEYS = ("k", "v", "grad_k", "grad_v")
-WORTH_A_SHARE = 1 << 22  # multiply-adds: with fewer heads in a share, waking a thread costs more than it saves
+WORTH_A_SHARE = WORTH_SHARING >> 2  # multiply-adds of one of the products; exp takes as long as all of them
 
 
 class Problem(NamedTuple):
