@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from torch import Tensor
 
@@ -21,28 +19,6 @@ FEW = 16  # terms of a chain up to which writing C is most of the work
 _WIDTHS = [WIDEST, *(strip_vectors(m) * LANES for m in range(1, STRIP_ROWS + 1))]
 _NEUTRAL = np.array([-0.0] * WIDEST, dtype=np.float32)
 NEUTRAL = _NEUTRAL.ctypes.data  # the address of a bias that changes nothing
-
-
-class _Product(NamedTuple):
-    """One product: a[i, k] at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on."""
-
-    a: int
-    a_batch: int
-    a_row: int
-    a_step: int
-    b: int
-    b_batch: int
-    b_step: int
-    b_column: int
-    c: int
-    c_batch: int
-    c_row: int
-    bias: int
-    batches: int
-    m: int
-    n: int
-    k: int
-    fresh: int
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, fresh: bool = True) -> None:
@@ -71,14 +47,17 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, bias: Tensor | None = None, f
         chosen, operands = choose(0, *arguments)
         chosen(*operands)
     else:
-        run([choose(i, *part) for i, part in enumerate(_parts(_Product(*arguments)))])
+        run([choose(i, *part) for i, part in enumerate(_parts(*arguments))])
 
 
 def choose(
     call: int, a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
     c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
 ) -> Call:  # fmt: skip
-    """Part `call` of a product, by the kernel that suits its shape. See `_Product`."""
+    """Part `call` of a product, by the kernel that suits its shape.
+
+    a[i, k] lies at a + i*a_row + k*a_step, b[k, j] at b + k*b_step + j*b_column, and so on.
+    """
     if batches == 1 and b_column == 1 and m > 0 and k > 0 and n % strip_width(m) == 0 and (m <= STRIP_ROWS or k <= FEW):
         height = m if m <= STRIP_ROWS else 2
         return by_strips, (a, a_row, a_step, b, b_step, c, c_row, bias, NEUTRAL, m, n, k, fresh, height)
@@ -90,32 +69,32 @@ def choose(
     )  # fmt: skip
 
 
-def _parts(product: _Product) -> list[_Product]:
+def _parts(
+    a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
+    c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
+) -> list[tuple[int, ...]]:  # fmt: skip
     """The product cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
-    if product.batches >= get_num_threads():
+    if batches >= get_num_threads():
         return [
-            product._replace(
-                a=product.a + i * product.a_batch * FLOAT, b=product.b + i * product.b_batch * FLOAT,
-                c=product.c + i * product.c_batch * FLOAT, batches=end - i,
-            ) for i, end in shares(product.batches, 1)
+            (
+                a + i * a_batch * FLOAT, a_batch, a_row, a_step, b + i * b_batch * FLOAT, b_batch, b_step, b_column,
+                c + i * c_batch * FLOAT, c_batch, c_row, bias, end - i, m, n, k, fresh,
+            ) for i, end in shares(batches, 1)
         ]  # fmt: skip
-    if product.n >= product.m:
+    if n >= m:
+        width = strip_width(m)
         return [
-            product._replace(
-                b=product.b + j * product.b_column * FLOAT, c=product.c + j * FLOAT,
-                bias=product.bias and product.bias + j * FLOAT, n=end - j,
-            ) for j, end in shares(product.n, _grain(product))
+            (
+                a, a_batch, a_row, a_step, b + j * b_column * FLOAT, b_batch, b_step, b_column,
+                c + j * FLOAT, c_batch, c_row, bias and bias + j * FLOAT, batches, m, end - j, k, fresh,
+            ) for j, end in shares(n, width if b_column == 1 and n % width == 0 else WIDTH)
         ]  # fmt: skip
     return [
-        product._replace(a=product.a + i * product.a_row * FLOAT, c=product.c + i * product.c_row * FLOAT, m=end - i)
-        for i, end in shares(product.m, 8)
-    ]
-
-
-def _grain(product: _Product) -> int:
-    """Columns that a thread gets at least, and in multiples of which."""
-    width = strip_width(product.m)
-    return width if product.b_column == 1 and product.n % width == 0 else WIDTH
+        (
+            a + i * a_row * FLOAT, a_batch, a_row, a_step, b, b_batch, b_step, b_column,
+            c + i * c_row * FLOAT, c_batch, c_row, bias, batches, end - i, n, k, fresh,
+        ) for i, end in shares(m, 8)
+    ]  # fmt: skip
 
 
 def strip_width(m: int) -> int:
