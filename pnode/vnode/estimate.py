@@ -25,10 +25,9 @@ _BASE_BYTES = 6 << 20
 # the allocator holds up to a quarter more than lives.
 _SPLINTERS = 1.28
 # What a Forward larger than the microbatches takes beyond what lives in it at once, by the size of its pieces.
-# Measured: small ones fit the holes that others left. From some MiB on they rarely do, and the C library keeps the
-# holes; from 32 MiB on it gives pieces back at once. Where microbatches have as many rows, their pieces leave holes of
-# just this size.
-_FORWARD = ((8 << 20, 1.28), (32 << 20, 2.9), (1 << 62, 1.3))
+# Measured: small ones mostly fit the holes that others left. From some MiB on they rarely do, and the C library keeps
+# the holes; from 32 MiB on it gives pieces back at once. One no larger than a microbatch fits where a backward does.
+_FORWARD = ((8 << 20, 1.7), (32 << 20, 2.9), (1 << 62, 1.3))
 # Operators whose backward needs what went in, or what came out.
 _KEEPS_INPUTS = frozenset({"linear", "layer_norm", "multihead_attention", "matmul", "gelu", "relu"})
 _KEEPS_OUTPUT = frozenset({"softmax"})
@@ -41,7 +40,7 @@ def peak_bytes(spec: spec_pb2.VNodeSpec) -> int:
     values = allow_list.value_shapes(spec)
     rows = sizes.training_rows(spec)
     graph, backward = rows * _graph_bytes(spec, values), rows * _backward_bytes(spec, values)
-    forward = _forward_bytes(spec, values)
+    forward = _forward_bytes(spec, values) if rows < spec.limits.max_rows else 0
     record = (1 + kept) * weights
     boxes = sizes.inbox_bytes(spec) + sizes.outbox_bytes(spec)
     coming_and_going = max(int(_SPLINTERS * backward), forward, 2 * record)
@@ -95,14 +94,13 @@ def _backward_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
 
 def _forward_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
     """Of all rows of a Forward, for which nothing is kept: the most of each size of pieces, one after the other."""
-    by_size = _FORWARD if sizes.training_rows(spec) < spec.limits.max_rows else ((1 << 62, _SPLINTERS),)
-    most = [0] * len(by_size)
+    most = [0] * len(_FORWARD)
     for pieces in _standing(spec, values):
         least = 0
-        for index, (bound, _) in enumerate(by_size):
+        for index, (bound, _) in enumerate(_FORWARD):
             found = sum(spec.limits.max_rows * each for each in pieces if least <= spec.limits.max_rows * each < bound)
             most[index], least = max(most[index], found), bound
-    return int(sum(share * found for found, (_, share) in zip(most, by_size, strict=True)))
+    return int(sum(share * found for found, (_, share) in zip(most, _FORWARD, strict=True)))
 
 
 def _standing(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> Iterator[list[int]]:
