@@ -73,7 +73,10 @@ def _parts(
     a: int, a_batch: int, a_row: int, a_step: int, b: int, b_batch: int, b_step: int, b_column: int,
     c: int, c_batch: int, c_row: int, bias: int, batches: int, m: int, n: int, k: int, fresh: int,
 ) -> list[tuple[int, ...]]:  # fmt: skip
-    """The product cut along its outputs: by batches if there are enough, else by the longer of columns and rows."""
+    """The product cut along its outputs: by batches if there are enough, else by the longer of columns and rows.
+
+    Where writing C is most of the work, by rows: each thread then writes whole pages.
+    """
     if batches >= get_num_threads():
         return [
             (
@@ -81,8 +84,8 @@ def _parts(
                 c + i * c_batch * FLOAT, c_batch, c_row, bias, end - i, m, n, k, fresh,
             ) for i, end in shares(batches, 1)
         ]  # fmt: skip
-    if n >= m:
-        width = strip_width(m)
+    if n > m and (m <= STRIP_ROWS or k > FEW):
+        width = strip_width(m) if m <= STRIP_ROWS else WIDTH
         return [
             (
                 a, a_batch, a_row, a_step, b + j * b_column * FLOAT, b_batch, b_step, b_column,
