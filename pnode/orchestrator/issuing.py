@@ -21,8 +21,9 @@ from pnode.transport.deadline import Deadline
 from pnode.transport.passes import Metadata, Place, with_token
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 
-# What each kind of caller may ask of a VNode. Only the first VNode's Train is a driver's: the others' are their peers'.
-_FOR_PEERS = ("forward", "train")
+# What each kind of caller may ask of a VNode. Only the first VNode's Train is a driver's: the others' are their peers',
+# and a Forward passes through its driver.
+_FOR_PEERS = ("train",)
 _FOR_DRIVERS = ("apply", "describe", "forward")
 _FOR_US = ("restore", "snapshot")
 

@@ -80,17 +80,21 @@ class NodeDesk:
         return orchestrator_pb2.HeartbeatReply(directives=directives, now_s=self._unix_clock())
 
     def resolve(self, request: orchestrator_pb2.ResolveRequest, deadline: Deadline) -> orchestrator_pb2.ResolveReply:
-        """Where a VNode is, and a token for it. Only who hosts a VNode of the run is told.
+        """Where a VNode is, and a token for it. Only who hosts the VNode before it is told: nobody else calls it.
 
         Raises UnknownRun, UnknownVNode, PermissionDenied, and Unavailable while its run does not serve.
         """
         deadline.check()
         who = caller()
         with self._mind.reading() as core:
-            location = core.run(request.run).resolve(request.vnode)
-            hosts = who is None or any(held.run == request.run for held in core.topology.on_node(who.uuid))
-        if not hosts:
-            raise PermissionDenied(f"{who} hosts no VNode of run {request.run!r}")
+            run = core.run(request.run)
+            location = run.resolve(request.vnode)
+            is_upstream = who is None or any(
+                held.run == run.id and run.vnodes[held.vnode].downstream == request.vnode
+                for held in core.topology.on_node(who.uuid)
+            )
+        if not is_upstream:
+            raise PermissionDenied(f"{who} hosts no VNode of run {run.id!r} that is upstream of {request.vnode!r}")
         self._issuer.for_peer(who, location)
         return orchestrator_pb2.ResolveReply(location=location)
 

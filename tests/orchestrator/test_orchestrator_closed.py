@@ -229,6 +229,11 @@ def test_each_member_does_its_own(closed: Closed) -> None:
     with pytest.raises(PermissionDenied, match="hosts no VNode of run 'r'"):
         stranger.orchestrator.resolve(orchestrator_pb2.ResolveRequest(run="r", vnode="v0"), soon())
     stranger.stop()
+    first, second, third = map(network.where, ("v0", "v1", "v2"))
+    peers = [(first, "v0"), (first, "v2"), (second, "v1"), (second, "v0"), (third, "v1"), (third, "v2")]
+    for peer, vnode in peers:
+        with pytest.raises(PermissionDenied, match=f"hosts no VNode of run 'r' that is upstream of '{vnode}'"):
+            peer.orchestrator.resolve(orchestrator_pb2.ResolveRequest(run="r", vnode=vnode), soon())
     assert not any(place.token for place in network.status().locations), "who has no lease is given no tokens"
     closed.assert_untouched()
 

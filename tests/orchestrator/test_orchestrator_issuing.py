@@ -43,7 +43,7 @@ def test_a_peer_may_train_and_nothing_that_is_a_drivers() -> None:
     made.for_peer(None, place)
     assert place.token == ""
     made.for_peer(HOSTING, place)
-    assert set(made.reader.read(place.token).kinds) == {"forward", "train"}
+    assert set(made.reader.read(place.token).kinds) == {"train"}
 
 
 def test_half_of_a_tokens_life_is_left_when_its_holder_asks_again() -> None:
