@@ -108,6 +108,8 @@ class Intake:
             grow(num_bytes + self._message_bytes)
 
         try:
+            # Before the message, whose pieces may each come in time and all of them never end.
+            called_off.append(self._watch.begin(deadline.left_s() + _GRACE_S, context.cancel))
             coming = self._watched(raws, context, deadline)
             # The one message, or the one that all of them make up.
             whole = pieces.joined(coming, self._max_whole_bytes, reserve) if in_pieces else None
@@ -116,7 +118,6 @@ class Intake:
                 raise BadRequest("the call brought no message")
             received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket, grow)
             deadline.caller.carry(received.hand_over)
-            called_off.append(self._watch.begin(deadline.left_s() + _GRACE_S, context.cancel))
             yield received
         except BaseException:
             release()
@@ -126,7 +127,7 @@ class Intake:
             release()
 
     def _watched(self, raws: Iterator[bytes], context: grpc.ServicerContext, deadline: Deadline) -> Iterator[bytes]:
-        """Each message of a stream, which must come in its time."""
+        """Each message of a stream, which must come in its time and before the deadline."""
         late: list[bool] = []
 
         def end() -> None:
@@ -141,6 +142,7 @@ class Intake:
                 raise DeadlineExceeded(f"no message came within {self._receive_s:g} s")
             if raw is None:
                 return
+            deadline.check()
             yield raw
 
     def _room(self, deadline: Deadline, num_bytes: int) -> Ticket:

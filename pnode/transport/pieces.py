@@ -71,6 +71,9 @@ def joined(chunks: Iterable[bytes], max_whole_bytes: int, reserve: Callable[[int
     gathered = bytearray(whole.num_bytes)
     end = _put(gathered, 0, first)
     for raw in raws:
+        if end == len(gathered):
+            # Even an empty one: they could come for ever.
+            raise BadRequest(f"more than the {end} bytes that were announced came")
         end = _put(gathered, end, _chunk(raw))
     if end != len(gathered):
         raise BadRequest(f"{end} of {len(gathered)} bytes of the message came")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from transport_clients import address_of
 from transport_fakes import WAIT_S, Calling, FakeVNodes, fence
 
 from pnode.errors import BadRequest, Busy, DeadlineExceeded, PeerUnavailable, PNodeError, TooLarge
+from pnode.observe.counters import Counters
 from pnode.transport import codec, pieces
 from pnode.transport.api import ForwardReply, ForwardRequest
 from pnode.transport.channels import ChannelPool
@@ -62,6 +64,8 @@ FIRST, REST = WHOLE[:5000], WHOLE[5000:]
         ([chunk(FIRST, WHOLE)], "5000 of 10000 bytes"),
         ([chunk(FIRST, WHOLE), chunk(REST + b"x")], "more than the 10000 bytes"),
         ([chunk(FIRST, WHOLE), chunk(REST), chunk(b"x")], "more than the 10000 bytes"),
+        ([chunk(FIRST, WHOLE), chunk(REST), chunk(b"")], "more than the 10000 bytes"),
+        ([chunk(b"", b""), chunk(b"")], "more than the 0 bytes"),
         ([chunk(FIRST, WHOLE), chunk(b""), chunk(REST)], "a piece of 0 bytes"),
         ([chunk(FIRST, WHOLE), chunk(REST[:100]), chunk(REST[100:])], "a piece of 100 bytes"),
         ([chunk(FIRST, WHOLE), chunk(REST[::-1])], "another message than was announced"),
@@ -198,3 +202,27 @@ def test_a_peer_that_is_gone_is_unavailable(serve: Serve, soon: Deadline) -> Non
         server.stop(0.0)
         with pytest.raises(PeerUnavailable):
             vnode.forward(FORWARD, soon)
+
+
+def test_pieces_that_each_come_in_time_end_with_the_deadline_all_the_same(serve: Serve) -> None:
+    fake, counters, ended = FakeVNodes(), Counters(), threading.Event()
+    server = serve(vnodes=fake, default_deadline_s=0.3, receive_s=WAIT_S, counters=counters)
+
+    def dribble() -> Iterator[bytes]:
+        """Four seconds of the least pieces."""
+        whole = bytes(4096 * 200)
+        yield chunk(whole[:4096], whole)
+        for begin in range(4096, len(whole), 4096):
+            if ended.wait(0.02):
+                return
+            yield chunk(whole[begin : begin + 4096])
+
+    with grpc.insecure_channel(address_of(server)) as channel:
+        send: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/pnode.v1.VNodes/ForwardStream")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(send(dribble()))
+        ended.set()
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert counters.value("refused.forward.DEADLINE_EXCEEDED") == 1
+    assert fake.seen == []
