@@ -61,13 +61,23 @@ class Membership:
         """All members, by UUID."""
         return [self._members[uuid] for uuid in sorted(self._members)]
 
+    def check(self, uuid: str, address: str) -> None:
+        """Raises Busy when no more nodes may join, and Conflict for an address where another member is.
+
+        Without the latter, a member could turn away what is meant for another, by saying that it is there. Whoever
+        comes after a node that is gone is taken in once that one has been silent for too long.
+        """
+        if uuid not in self._members and len(self._members) >= self._max_nodes:
+            raise Busy(f"{self._max_nodes} nodes have joined, the most allowed", retry_after_s=self._silence_s)
+        if any(member.address == address and member.uuid != uuid for member in self._members.values()):
+            raise Conflict(f"another node is at {address}", retry_after_s=self._silence_s)
+
     def register(
         self, uuid: str, address: str, capabilities: node_pb2.Capabilities, now: float, *, boot: str = ""
     ) -> Member:
-        """Take a node in under a new incarnation, whatever stood under its UUID before. Raises Busy when full."""
+        """Take a node in under a new incarnation, whatever stood under its UUID before. Raises as `check`."""
+        self.check(uuid, address)
         old = self._members.get(uuid)
-        if old is None and len(self._members) >= self._max_nodes:
-            raise Busy(f"{self._max_nodes} nodes have joined, the most allowed", retry_after_s=self._silence_s)
         member = Member(
             uuid=uuid,
             address=address,

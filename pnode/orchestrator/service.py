@@ -18,6 +18,7 @@ from pnode.orchestrator.issuing import IssuedPasses, Issuer
 from pnode.orchestrator.journal import RunJournal
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.storage.blob import BlobStore
+from pnode.transport.addresses import parse_address
 from pnode.transport.callers import caller
 from pnode.transport.deadline import Deadline
 from pnode.v1 import orchestrator_pb2
@@ -50,12 +51,16 @@ class NodeDesk:
         self._unix_clock = issuer.authority.now
 
     def register(self, request: orchestrator_pb2.RegisterRequest, deadline: Deadline) -> orchestrator_pb2.RegisterReply:
-        """A node joins, under a new incarnation."""
+        """A node joins, under a new incarnation. Raises Busy, and Conflict where another member has its address."""
         deadline.check()
         protocol = checks.registration(request)
-        registered = events.NodeRegistered(request.node_uuid, request.address, request.capabilities, request.boot)
+        # One address is written in one way, so that it is known again.
+        address = str(parse_address(request.address))
+        registered = events.NodeRegistered(request.node_uuid, address, request.capabilities, request.boot)
         with self._mind.reading() as core:
-            self._passes.expect(request.address, request.node_uuid)
+            # Passes are changed for nobody who is refused, and before the calls that the event begins.
+            core.membership.check(request.node_uuid, address)
+            self._passes.expect(address, request.node_uuid)
             self._mind.post(registered)
             member = core.membership.find(request.node_uuid)
             assert member is not None, "it has just registered"

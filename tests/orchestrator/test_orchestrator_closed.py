@@ -15,7 +15,7 @@ from orchestrator_net import Network, ServedNode, soon
 from orchestrator_strangers import bearing, certified, status_of
 from orchestrator_world import RUNNING
 
-from pnode.errors import PeerUnavailable, PermissionDenied, PNodeError, StaleFence, Unauthenticated
+from pnode.errors import Conflict, PeerUnavailable, PermissionDenied, PNodeError, StaleFence, Unauthenticated
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.security import tokens
 from pnode.security.authority import Authority
@@ -235,6 +235,19 @@ def test_each_member_does_its_own(closed: Closed) -> None:
         with pytest.raises(PermissionDenied, match=f"hosts no VNode of run 'r' that is upstream of '{vnode}'"):
             peer.orchestrator.resolve(orchestrator_pb2.ResolveRequest(run="r", vnode=vnode), soon())
     assert not any(place.token for place in network.status().locations), "who has no lease is given no tokens"
+    closed.assert_untouched()
+
+
+def test_nobody_says_that_it_is_where_another_is(closed: Closed) -> None:
+    """Refused, and the orchestrator's calls go where they went before."""
+    network, node = closed.network, closed.node
+    another = next(each for each in network.nodes if each is not node)
+    own, another.address = another.address, node.address.replace("127.0.0.1", "localhost")
+    with pytest.raises(Conflict, match=f"another node is at {node.address}"):
+        another.register()
+    another.address = own
+    assert another.beat() == []
+    network.checkpoint(closed.lease, 0)
     closed.assert_untouched()
 
 

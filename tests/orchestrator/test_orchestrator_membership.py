@@ -21,8 +21,8 @@ def members() -> Membership:
     return Membership(silence_s=90.0, max_nodes=2)
 
 
-def join(members: Membership, uuid: str = A, address: str = HERE, now: float = 0.0) -> Member:
-    return members.register(uuid, address, capabilities(), now)
+def join(members: Membership, uuid: str = A, address: str = "", now: float = 0.0) -> Member:
+    return members.register(uuid, address or (HERE if uuid == A else ELSEWHERE), capabilities(), now)
 
 
 def test_incarnations_rise(members: Membership) -> None:
@@ -69,6 +69,15 @@ def test_a_ghost_elsewhere_is_refused_rather_than_asked_back(members: Membership
     join(members, A, ELSEWHERE)
     with pytest.raises(Conflict, match=ELSEWHERE):
         members.heartbeat(A, old, LOAD, 1.0)
+
+
+def test_an_address_is_its_members_until_that_one_is_gone(members: Membership) -> None:
+    first = join(members, A, HERE)
+    with pytest.raises(Conflict, match=f"another node is at {HERE}"):
+        join(members, B, HERE)
+    assert members.every() == [first]
+    assert members.remove(A, first.incarnation)
+    assert join(members, B, HERE).address == HERE
 
 
 def test_a_full_house_takes_nobody_new(members: Membership) -> None:
