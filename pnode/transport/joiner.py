@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import ssl
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from pnode.errors import DeadlineExceeded, PeerUnavailable, PermissionDenied, Unavailable
+from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PermissionDenied, Unavailable
 from pnode.security import certificates
 from pnode.security.authority import Authority
 from pnode.security.certificates import NewKey, TlsIdentity
@@ -50,6 +51,8 @@ _NOBODY_S = 3600.0
 _CLOCK_OFF_S = 600.0
 # After a renewal that nobody answered, the next one is tried so much later.
 _RETRY_S = 5.0
+# When a membership was due that the orchestrator no longer takes: nothing is left of it to go by.
+_REFUSED = -math.inf
 
 
 class Joined(NamedTuple):
@@ -155,7 +158,7 @@ class Joiner:
             # Most often the orchestrator restarted under a new key, or this machine slept longer than a token lives.
             joined = self._joined
             if joined is not None:
-                self._joined = joined._replace(due_s=self._steady())
+                self._joined = joined._replace(due_s=_REFUSED)
             return True
         return False
 
@@ -177,13 +180,16 @@ class Joiner:
     def join(self, deadline: Deadline) -> Joined:
         """Be a member: join for the first time, or again where half of the time is over.
 
-        An orchestrator that does not answer is no reason to give up what still holds. Raises PeerUnavailable,
-        PermissionDenied, Unauthenticated, ProtocolMismatch.
+        An orchestrator that does not answer is no reason to give up what still holds, nor to wait for the call that
+        asks it. Raises PeerUnavailable, PermissionDenied, Unauthenticated, ProtocolMismatch.
         """
         joined = self._joined
         if joined is not None and self._steady() < joined.due_s:
             return joined
-        if not self._joining.acquire(timeout=max(0.0, deadline.left_s())):
+        holds = joined is not None and joined.due_s != _REFUSED
+        if not self._joining.acquire(timeout=0.0 if holds else deadline.left_s()):
+            if joined is not None and holds:
+                return joined
             raise DeadlineExceeded("another call of this process was still joining when the deadline passed")
         try:
             joined = self._joined
@@ -197,8 +203,9 @@ class Joiner:
 
     def _renewed(self, joined: Joined, deadline: Deadline) -> Joined:
         try:
-            return self._join(deadline)
-        except (Unavailable, DeadlineExceeded) as error:
+            # The call that this is for must have time left where nobody answers.
+            return self._join(deadline.at_most(deadline.left_s() / 3))
+        except (Busy, Unavailable, DeadlineExceeded) as error:
             log.info("the membership could not be renewed yet: %s", error)
             return joined._replace(due_s=self._steady() + _RETRY_S)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from orchestrator_fakes import uuid_of
@@ -15,13 +18,17 @@ from orchestrator_strangers import bearing
 
 from pnode.errors import (
     BadRequest,
+    Busy,
+    DeadlineExceeded,
     PeerUnavailable,
     PermissionDenied,
     PNodeError,
     ProtocolMismatch,
     Unauthenticated,
+    Unavailable,
     UnknownRun,
 )
+from pnode.orchestrator.door import Door
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.security.authority import Authority
@@ -29,6 +36,7 @@ from pnode.security.identity import Identity
 from pnode.security.joining import statement
 from pnode.security.principals import DRIVER, NODE, ORCHESTRATOR
 from pnode.storage.local import LocalStore
+from pnode.transport import methods
 from pnode.transport.addresses import OrchestratorAddress, parse_orchestrator
 from pnode.transport.channels import ChannelPool
 from pnode.transport.credentials import ServerTls
@@ -240,6 +248,51 @@ def test_a_membership_is_renewed_and_outlasts_an_outage(closed: Orchestrator) ->
     held = joiner.join(soon().at_most(1.0))
     assert (held.token, held.tls) == (second.token, second.tls)
     assert held.due_s > steady.now, "and the next call does not try at once again"
+
+
+def test_a_busy_door_is_no_reason_to_give_up_a_membership(plain: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise Busy("too many at the door")
+
+    steady = Clock()
+    joiner = Joiner(Identity.fresh(), where(plain), steady=steady)
+    first = joiner.join(soon())
+    monkeypatch.setattr(Door, "_check_proof", busy)
+    steady.now += first.renew_s + 1.0
+    assert joiner.join(soon()).token == first.token
+    with pytest.raises(Busy):
+        Joiner(Identity.fresh(), where(plain)).join(soon())
+
+
+def test_a_slow_door_takes_a_third_of_one_calls_time(plain: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other calls go on meanwhile; only what the orchestrator no longer takes is waited for."""
+    asked, may_go = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> NoReturn:
+        asked.set()
+        may_go.wait(20.0)
+        raise Unavailable("was slow")
+
+    steady = Clock()
+    joiner = Joiner(Identity.fresh(), where(plain), steady=steady)
+    first = joiner.join(soon())
+    monkeypatch.setattr(Door, "_check_proof", slow)
+    steady.now += first.renew_s + 1.0
+    with ThreadPoolExecutor(1) as threads:
+        renewing = threads.submit(joiner.join, soon())
+        assert asked.wait(20.0)
+        assert joiner.join(soon()) is first
+        assert joiner.renounce(methods.RUNS.full_name)
+        with pytest.raises(DeadlineExceeded, match="was still joining"):
+            joiner.join(soon().at_most(0.05))
+        may_go.set()
+        assert renewing.result().token == first.token
+    may_go.clear()
+    steady.now += 10.0
+    deadline = soon().at_most(1.5)
+    assert joiner.join(deadline).token == first.token
+    assert deadline.left_s() > 0.1, "the call itself has time left"
+    may_go.set()
 
 
 def test_a_clock_that_is_off_is_named_and_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
