@@ -59,16 +59,24 @@ class _Remote:
         self._pool.passes.learn(self.service.full_name, answer)
         return answer
 
-    def _carry(self, name: str, request: Parcel[Any], reply: type[Reply], deadline: Deadline) -> Parcel[Reply]:
+    def _carry(
+        self, name: str, request: Parcel[Any], reply: type[Reply], deadline: Deadline, max_bytes: int | None = None
+    ) -> Parcel[Reply]:
         """A call whose messages carry tensors; the payloads of the reply are views of the bytes that came.
 
         What is too large for one message goes in pieces. How large the reply is only the peer knows: where that is too
-        large, the same call is sent again, in pieces, and is recognised there.
+        large, the same call is sent again, in pieces, and is recognised there. `max_bytes` of tensors are in it
+        at most, where the caller knows: as much memory as that a compressed one may take.
         """
-        parts = codec.pieces(compression.compressed(request) if self._pool.compresses else request)
+        sent = compression.compressed(request) if self._pool.compresses else request
+        parts = codec.pieces(sent)
+        most = self._pool.max_whole_bytes if max_bytes is None else min(max_bytes, self._pool.max_whole_bytes)
 
         def read(raw: Buffer) -> Parcel[Reply]:
-            return compression.plain(codec.decode(reply, raw), self._pool.max_whole_bytes, lambda num_bytes: None)
+            came = codec.decode(reply, raw)
+            if compression.is_compressed(came) and not compression.is_compressed(sent):
+                raise BadRequest("it is compressed, and the request was not")
+            return compression.plain(came, most, lambda num_bytes: None)
 
         def asked(send: _Send) -> Parcel[Reply]:
             return self._asked(name, request.head, send, read, deadline)
@@ -189,7 +197,9 @@ class RemoteVNode(_Remote):
         return self._carry("Forward", request, vnode_pb2.ForwardReply, deadline)
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
-        return self._carry("Train", request, vnode_pb2.TrainReply, deadline)
+        # A gradient is as large as its input.
+        num_bytes = sum(map(len, request.payloads[: len(request.head.inputs)]))
+        return self._carry("Train", request, vnode_pb2.TrainReply, deadline, num_bytes)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         return self._call("Apply", request, vnode_pb2.ApplyReply, deadline)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transport_clients import address_of
 from transport_fakes import FakeVNodes, fence
 
-from pnode.errors import BadRequest, Busy, TooLarge
+from pnode.errors import BadRequest, Busy, PeerUnavailable, TooLarge
 from pnode.transport import codec, compression
-from pnode.transport.api import ForwardRequest
+from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
@@ -124,3 +124,44 @@ def test_a_bomb_changes_nothing(serve: Serve, soon: Deadline, pool: ChannelPool)
     with pytest.raises(BadRequest, match="would be"):
         vnode.forward(claiming(FRAME, 10), soon)
     assert fake.seen == []
+
+
+class Bombing(FakeVNodes):
+    """Answers with a frame that grows, whatever it was asked."""
+
+    def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
+        return Parcel(vnode_pb2.ForwardReply(outputs=claiming(FRAME, 1000).head.inputs), [FRAME])
+
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
+        return Parcel(vnode_pb2.TrainReply(input_gradients=claiming(FRAME, 1000).head.inputs), [FRAME])
+
+
+class Unpacking(FakeVNodes):
+    """Answers a Train with a gradient of 1000 bytes, which the wire compresses."""
+
+    def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
+        return Parcel(vnode_pb2.TrainReply(input_gradients=[meta(bytes(1000))]), [bytes(1000)])
+
+
+def test_a_compressed_reply_is_read_by_who_compressed(serve: Serve, soon: Deadline, pool: ChannelPool) -> None:
+    vnode = RemoteVNode(pool, address_of(serve(vnodes=Bombing())))
+    plain = Parcel(vnode_pb2.ForwardRequest(fence=fence(), inputs=[meta(bytes(1000))]), [bytes(1000)])
+    training = Parcel(vnode_pb2.TrainRequest(fence=fence(), inputs=[meta(bytes(1000))]), [bytes(1000)])
+    with pytest.raises(PeerUnavailable, match="garbage: it is compressed, and the request was not"):
+        vnode.forward(plain, soon)
+    with pytest.raises(PeerUnavailable, match="garbage: it is compressed, and the request was not"):
+        vnode.train(training, soon)
+
+
+@pytest.mark.parametrize(("num", "fits"), [(1000, True), (999, False)])
+def test_gradients_take_no_more_room_than_their_inputs(serve: Serve, soon: Deadline, num: int, fits: bool) -> None:
+    inputs, targets = bytes(num), bytes(5000)
+    head = vnode_pb2.TrainRequest(fence=fence(), inputs=[meta(inputs)], targets=[meta(targets, "label")])
+    server = serve(vnodes=Unpacking())
+    with ChannelPool(compresses=True) as pool:
+        vnode = RemoteVNode(pool, address_of(server))
+        if fits:
+            assert vnode.train(Parcel(head, [inputs, targets]), soon).payloads == [bytes(1000)]
+            return
+        with pytest.raises(PeerUnavailable, match="1000 bytes of tensors are over the maximum of 999 bytes"):
+            vnode.train(Parcel(head, [inputs, targets]), soon)
