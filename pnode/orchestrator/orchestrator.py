@@ -35,6 +35,10 @@ from pnode.v1 import orchestrator_pb2
 log = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
+# The largest message is a run's spec: of as many VNodes as a run may have, 16 KiB each.
+_MESSAGE_BYTES = 4 << 20
+# A join brings a key, a signature and a certificate's request.
+_DOOR_MESSAGE_BYTES = 64 << 10
 # A tick calls nobody.
 _END_S = 30.0
 
@@ -93,7 +97,7 @@ class Orchestrator:
             make_server,
             guard=guard,
             host=settings.host,
-            max_message_bytes=settings.max_message_bytes,
+            max_message_bytes=min(settings.max_message_bytes, _MESSAGE_BYTES),
             in_flight_bytes=settings.in_flight_bytes,
             receive_s=settings.receive_s,
             default_deadline_s=settings.default_deadline_s,
@@ -102,7 +106,12 @@ class Orchestrator:
         if not settings.tls:
             return [bind(door=door, orchestrator=self.nodes, runs=self.runs, port=settings.port)]
         shown = issuer.authority.door
-        outside = bind(door=door, port=settings.port, tls=ServerTls(lambda: shown, of_members=False))
+        outside = bind(
+            door=door,
+            port=settings.port,
+            tls=ServerTls(lambda: shown, of_members=False),
+            max_message_bytes=min(settings.max_message_bytes, _DOOR_MESSAGE_BYTES),
+        )
         try:
             inside = bind(
                 orchestrator=self.nodes,

@@ -15,9 +15,13 @@ _MAX_CHARS = 200
 _caller: ContextVar[Principal | None] = ContextVar("caller", default=None)
 
 
-def caller_name(context: grpc.ServicerContext, holder: Principal | None) -> str:
-    """Whoever the guard found, else the connection: without a guard all calls come from this machine alone."""
-    return (context.peer() if holder is None else str(holder))[:_MAX_CHARS]
+def caller_name(context: grpc.ServicerContext, holder: Principal | None, *, stranger: bool = False) -> str:
+    """Whoever the guard found, else the connection: without a guard all calls come from this machine alone.
+
+    A stranger, who may come from anywhere, is its host: it could have as many connections as it likes.
+    """
+    peer = context.peer().rpartition(":")[0] if stranger else context.peer()
+    return (peer if holder is None else str(holder))[:_MAX_CHARS]
 
 
 def caller() -> Principal | None:

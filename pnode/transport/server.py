@@ -20,7 +20,7 @@ from pnode.transport.credentials import ServerTls, server_credentials
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard, OpenGuard
 from pnode.transport.health import Health
-from pnode.transport.intake import Intake
+from pnode.transport.intake import COPIES, Intake
 from pnode.transport.lanes import Lane
 from pnode.transport.refusals import Refusals
 from pnode.transport.servicers import CallLimits, Router
@@ -37,6 +37,10 @@ _KEEPALIVE_TIMEOUT_S = 20.0
 # Of one connection, beside its calls to VNodes.
 _CONTROL_STREAMS = 64
 _MAX_CONNECTIONS = 1024
+# At the door, where anybody may call.
+_DOOR_RECEIVE_S = 3.0
+# Of one caller of an orchestrator so many calls wait for room, each with a thread; further ones are refused.
+_WAITING_EACH = 2
 # The memory of messages in flight, unless configured.
 IN_FLIGHT_BYTES = 512 * 2**20
 # After the grace, this long for replies on their way out and for cancelled handlers to notice.
@@ -75,7 +79,8 @@ def make_server(
 
     A message over `max_message_bytes` comes in pieces, up to `max_whole_bytes`; there is room for one at least.
     The messages of calls to VNodes that are here at once take at most `in_flight_bytes`, those that a VNode's window
-    has admitted not counted; those of the other calls a quarter of that. A message must have come within `receive_s`.
+    has admitted not counted; those of the other services a quarter of that each, at most. A message must have come
+    within `receive_s`, and within three seconds at the door.
 
     Raises ConfigError where the host is beyond loopback without TLS and a guard, or the port cannot be bound.
     """
@@ -85,7 +90,7 @@ def make_server(
     lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
     watch, counters = Watch(), counters or Counters()
 
-    def limits(budget_bytes: int, queue: Bounds | None) -> CallLimits:
+    def limits(budget_bytes: int, queue: Bounds | None, receive_s: float = receive_s) -> CallLimits:
         intake = Intake(
             watch,
             budget_bytes=budget_bytes,
@@ -104,17 +109,22 @@ def make_server(
             Refusals(counters),
         )
 
-    # No one caller's messages, that may be slow to come, take all threads. Control calls have few callers, and small.
+    # No one caller's messages, that may be slow to come, take all threads. Nodes are told things by few, and briefly.
     work = limits(in_flight_bytes, Bounds(most=max(4, max_threads * 3 // 4), most_each=max(4, max_threads // 4)))
     control = limits(in_flight_bytes // 4, None)
+    # An orchestrator has many callers: at most half of the threads receive messages, and of one caller half of those.
+    few_bytes = min(in_flight_bytes // 4, control_threads // 2 * COPIES * max_message_bytes)
+    some = Bounds(most=max(1, control_threads - 2), most_each=_WAITING_EACH)
+    members, drivers = limits(few_bytes, some), limits(few_bytes, some)
+    strangers = limits(few_bytes, some, min(receive_s, _DOOR_RECEIVE_S))
     served = [
         _Served(service, api, lane, held_to)
         for service, api, lane, held_to in (
             (methods.VNODES, vnodes, lanes.work, work),
             (methods.PNODE, node, lanes.control, control),
-            (methods.ORCHESTRATOR, orchestrator, lanes.control, control),
-            (methods.RUNS, runs, lanes.runs, control),
-            (methods.DOOR, door, lanes.control, control),
+            (methods.ORCHESTRATOR, orchestrator, lanes.control, members),
+            (methods.RUNS, runs, lanes.runs, drivers),
+            (methods.DOOR, door, lanes.door, strangers),
         )
         if api is not None
     ]
@@ -138,6 +148,8 @@ class _Lanes:
         self.control = Lane("control", threads=control_threads, queue=_CONTROL_QUEUE)
         # A driver's calls may take as long as a checkpoint of all VNodes; heartbeats do not wait behind them.
         self.runs = Lane("runs", threads=control_threads, queue=_CONTROL_QUEUE)
+        # And members do not wait behind strangers.
+        self.door = Lane("door", threads=control_threads, queue=_CONTROL_QUEUE)
         self.health = Lane("health", threads=2, queue=_CONTROL_QUEUE)
         self.streams = Lane("streams", threads=16)
         self.refusals = Lane("refusals", threads=1, queue=_MAX_REFUSALS)
@@ -145,7 +157,7 @@ class _Lanes:
     @property
     def calls(self) -> tuple[Lane, ...]:
         """Those whose calls are worth waiting for."""
-        return (self.work, self.control, self.runs)
+        return (self.work, self.control, self.runs, self.door)
 
     @property
     def every(self) -> tuple[Lane, ...]:

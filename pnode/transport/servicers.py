@@ -24,7 +24,7 @@ from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard
 from pnode.transport.intake import Intake, Received
 from pnode.transport.lanes import Lane
-from pnode.transport.methods import Method, methods_of, twins_of
+from pnode.transport.methods import DOOR, Method, methods_of, twins_of
 from pnode.transport.passes import Metadata
 from pnode.transport.refusals import Refusals
 from pnode.transport.status import abort
@@ -218,7 +218,8 @@ def _guarded(
     def guarded(raws: Iterator[bytes], context: Context) -> T:
         try:
             claims = limits.guard.identify(method, context)
-            name = caller_name(context, None if claims is None else claims.holder)
+            holder = None if claims is None else claims.holder
+            name = caller_name(context, holder, stranger=method.service == DOOR.full_name)
             deadline = Deadline.of_call(
                 context, name=name, default_s=limits.default_deadline_s, max_s=limits.max_deadline_s
             )

@@ -24,6 +24,7 @@ from pnode.errors import (
     PermissionDenied,
     PNodeError,
     ProtocolMismatch,
+    TooLarge,
     Unauthenticated,
     Unavailable,
     UnknownRun,
@@ -228,6 +229,16 @@ def test_with_tls_the_door_serves_nothing_else(closed: Orchestrator) -> None:
             RemoteRuns(pool, address).status(orchestrator_pb2.StatusRequest(run="r"), soon())
         with pytest.raises(PeerUnavailable, match="does not know this call"):
             RemoteOrchestrator(pool, address).resolve(orchestrator_pb2.ResolveRequest(run="r"), soon())
+
+
+def test_what_is_larger_than_any_join_or_spec_is_not_taken_in(closed: Orchestrator, plain: Orchestrator) -> None:
+    stranger = closed.authority.door._replace(key=b"", certificate=b"")
+    places = [(closed, stranger, ORCHESTRATOR.dns, 64 << 10), (plain, None, "", 4 << 20)]
+    for orchestrator, tls, name, most in places:
+        with bearing("", tls, name) as pool, pytest.raises(TooLarge):
+            RemoteDoor(pool, str(where(orchestrator).address)).join(
+                orchestrator_pb2.JoinRequest(enrolment="x" * most), soon()
+            )
 
 
 # Membership is renewed

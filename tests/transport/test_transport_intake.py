@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from transport_clients import address_of, check, send_raw
-from transport_fakes import WAIT_S, BlockedVNodes, Calling, FakeVNodes
+from transport_fakes import WAIT_S, BlockedVNodes, Calling, FakeOrchestrator, FakeVNodes
 
 from pnode.errors import BadRequest, Busy
 from pnode.observe.counters import Counters
@@ -26,16 +26,27 @@ from pnode.transport.channels import ChannelPool
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.intake import COPIES
-from pnode.transport.remote import RemoteVNode
+from pnode.transport.remote import RemoteDoor, RemoteOrchestrator, RemoteVNode
 from pnode.transport.server import Server
 from pnode.transport.watch import Watch
-from pnode.v1 import vnode_pb2
+from pnode.v1 import orchestrator_pb2, vnode_pb2
 
 Serve = Callable[..., Server]
 FORWARD = "/pnode.v1.VNodes/Forward"
 CHECK = "/grpc.health.v1.Health/Check"
+CHALLENGE = "/pnode.v1.Door/Challenge"
 WATCH = "/grpc.health.v1.Health/Watch"
 MIB = 2**20
+
+
+class Doors:
+    """Challenges whoever asks, and lets nobody in."""
+
+    def challenge(self, request: object, deadline: object) -> orchestrator_pb2.ChallengeReply:
+        return orchestrator_pb2.ChallengeReply(challenge=b"x")
+
+    def join(self, request: object, deadline: object) -> orchestrator_pb2.JoinReply:
+        raise Busy("nobody joins here")
 
 
 @contextmanager
@@ -105,6 +116,40 @@ def test_one_silent_stranger_leaves_room_and_threads_to_others(serve: Serve, poo
         until(lambda: server._lanes.work.num_calls == 5)
         RemoteVNode(pool, address_of(server)).forward(Parcel(vnode_pb2.ForwardRequest(), [bytes(MIB)]), soon)
     until(lambda: server._lanes.work.num_calls == 0)
+
+
+def test_one_silent_member_does_not_silence_heartbeats(serve: Serve, pool: ChannelPool, soon: Deadline) -> None:
+    counters = Counters()
+    server = serve(orchestrator=FakeOrchestrator(), receive_s=WAIT_S, counters=counters)
+    with channel_to(server) as channel, ExitStack() as stack:
+        for _ in range(24):
+            stack.enter_context(silent(channel, "/pnode.v1.Orchestrator/Heartbeat"))
+        # One is received, as if it were of the largest; two wait; the others hold no thread.
+        until(lambda: counters.value("refused.heartbeat.BUSY") == 21)
+        RemoteOrchestrator(pool, address_of(server)).heartbeat(orchestrator_pb2.HeartbeatRequest(), soon)
+
+
+def test_silent_strangers_at_the_door_keep_no_member_out_and_soon_no_stranger(
+    serve: Serve, pool: ChannelPool, soon: Deadline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_DOOR_RECEIVE_S", 0.5)
+    counters = Counters()
+    server = serve(
+        orchestrator=FakeOrchestrator(),
+        door=Doors(),
+        max_message_bytes=MIB,
+        receive_s=WAIT_S,
+        counters=counters,
+        control_threads=8,
+    )
+    with ExitStack() as stack:
+        # Of one host they are one caller, however many connections it makes.
+        channels = [stack.enter_context(channel_to(server, number)) for number in range(8)]
+        calls = [stack.enter_context(silent(channel, CHALLENGE)) for channel in channels * 3]
+        until(lambda: counters.value("refused.challenge.BUSY") == 20)
+        RemoteOrchestrator(pool, address_of(server)).heartbeat(orchestrator_pb2.HeartbeatRequest(), soon)
+        assert all(isinstance(call.exception(timeout=WAIT_S), grpc.RpcError) for call in calls)
+        assert RemoteDoor(pool, address_of(server)).challenge(orchestrator_pb2.ChallengeRequest(), soon).challenge
 
 
 def test_a_call_that_ends_without_a_message_is_a_bad_request(serve: Serve) -> None:
