@@ -34,9 +34,10 @@ from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard as CallGuard
 from pnode.transport.guards import NodeGuard
 from pnode.transport.joiner import Joiner
+from pnode.transport.ports import check_bindable
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
-from pnode.transport.server import Server, check_bindable, make_server
+from pnode.transport.server import Server, make_server
 from pnode.transport.turns import Bounds
 from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, vnode_pb2
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import threading
 from typing import NamedTuple
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from pnode.errors import BadRequest, ConfigError
+from pnode.errors import ConfigError
 from pnode.observe.counters import Counters
 from pnode.transport import arenas, health, methods
-from pnode.transport.addresses import is_loopback, parse_host
 from pnode.transport.api import DoorApi, NodeApi, OrchestratorApi, RunsApi, VNodesApi
 from pnode.transport.channels import MAX_MESSAGE_BYTES, MAX_WHOLE_BYTES, size_options
-from pnode.transport.credentials import ServerTls, server_credentials
+from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard, OpenGuard
 from pnode.transport.health import Health
 from pnode.transport.intake import COPIES, Intake
 from pnode.transport.lanes import Lane
+from pnode.transport.ports import bind
 from pnode.transport.refusals import Refusals
 from pnode.transport.servicers import CallLimits, Router
 from pnode.transport.turns import Bounds
@@ -39,6 +37,10 @@ _CONTROL_STREAMS = 64
 _MAX_CONNECTIONS = 1024
 # At the door, where anybody may call.
 _DOOR_RECEIVE_S = 3.0
+_DOOR_IDLE_S = 10.0
+_DOOR_AGE_S = 60.0
+# Who connects and says nothing is hung up on.
+_HANDSHAKE_S = 3.0
 # Of one caller of an orchestrator so many calls wait for room, each with a thread; further ones are refused.
 _WAITING_EACH = 2
 # The memory of messages in flight, unless configured.
@@ -191,10 +193,13 @@ class Server:
         self._inner = grpc.server(
             lanes.work,
             handlers=[self._router],
-            options=_options(max_message_bytes, lanes.work.capacity),
+            options=[
+                *_options(max_message_bytes, lanes.work.capacity),
+                *(_door_options() if [each.service for each in served] == [methods.DOOR] else []),
+            ],
             maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
         )
-        self.port = _bind(self._inner, host, port, tls)
+        self.port = bind(self._inner, host, port, tls)
         self._turning = threading.Lock()
         self._started = False
         self._ended: bool | None = None
@@ -254,8 +259,7 @@ def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
         # of a peer would wait for itself.
         ("grpc.max_concurrent_streams", num_calls + _CONTROL_STREAMS),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
-        # Who connects and says nothing.
-        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE_S * 1e3)),
         # Without probes the window of a message that nobody has asked for yet stays at 64 KiB. With them it grows until
         # whole messages lie in memory unseen. Once one is asked for, its window is its size: nothing is slower.
         ("grpc.http2.bdp_probe", 0),
@@ -269,41 +273,10 @@ def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
     ]
 
 
-def check_bindable(host: str, port: int, *, tls: bool = False) -> str:
-    """The address that `host` names, when a server could serve there now.
-
-    For those with much to do before they serve: whoever waited for that should not learn then that the port was taken.
-    Raises ConfigError where the host is beyond loopback without TLS, or the port cannot be bound.
-    """
-    try:
-        address = parse_host(host)
-    except BadRequest as error:
-        raise ConfigError(f"host {error.message}") from error
-    if not tls and not is_loopback(address):
-        raise ConfigError(f"host {address} is beyond loopback: refused without TLS")
-    _probe(address, port)
-    return address
-
-
-def _bind(inner: grpc.Server, host: str, port: int, tls: ServerTls | None) -> int:
-    address = check_bindable(host, port, tls=tls is not None)
-    try:
-        if tls is None:
-            return inner.add_insecure_port(f"{address}:{port}")
-        return inner.add_secure_port(f"{address}:{port}", server_credentials(tls))
-    except RuntimeError as error:
-        raise ConfigError(f"port {port} of {address} cannot be bound") from error
-
-
-def _probe(address: str, port: int) -> None:
-    """Bind once without gRPC, which would log in its own words and not say why it failed."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port} does not lie between 0 and 65535")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"port {port} is in use") from error
-            raise ConfigError(f"port {port} of {address} cannot be bound: {error.strerror}") from error
+def _door_options() -> list[tuple[str, int]]:
+    """Of a server with nothing but a door: strangers join and go, or their connections would be all there are."""
+    return [
+        ("grpc.max_connection_idle_ms", round(_DOOR_IDLE_S * 1e3)),
+        ("grpc.max_connection_age_ms", round(_DOOR_AGE_S * 1e3)),
+        ("grpc.max_connection_age_grace_ms", round(_DOOR_IDLE_S * 1e3)),
+    ]

@@ -233,12 +233,10 @@ def test_with_tls_the_door_serves_nothing_else(closed: Orchestrator) -> None:
 
 def test_what_is_larger_than_any_join_or_spec_is_not_taken_in(closed: Orchestrator, plain: Orchestrator) -> None:
     stranger = closed.authority.door._replace(key=b"", certificate=b"")
-    places = [(closed, stranger, ORCHESTRATOR.dns, 64 << 10), (plain, None, "", 4 << 20)]
-    for orchestrator, tls, name, most in places:
+    for orchestrator, tls, name, most in ((closed, stranger, ORCHESTRATOR.dns, 64 << 10), (plain, None, "", 4 << 20)):
+        told = orchestrator_pb2.JoinRequest(enrolment="x" * most)
         with bearing("", tls, name) as pool, pytest.raises(TooLarge):
-            RemoteDoor(pool, str(where(orchestrator).address)).join(
-                orchestrator_pb2.JoinRequest(enrolment="x" * most), soon()
-            )
+            RemoteDoor(pool, str(where(orchestrator).address)).join(told, soon())
 
 
 # Membership is renewed

@@ -289,3 +289,27 @@ def is_closed(stranger: socket.socket) -> bool:
         return stranger.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+@pytest.mark.parametrize("limit", ["_DOOR_IDLE_S", "_DOOR_AGE_S"])
+def test_a_connection_to_the_door_does_not_last(serve: Serve, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, limit, 0.5)
+    server, states, went = serve(door=Doors()), list[grpc.ChannelConnectivity](), threading.Event()
+
+    def changed(state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.IDLE and grpc.ChannelConnectivity.READY in states:
+            went.set()
+        states.append(state)
+
+    with channel_to(server) as channel:
+        channel.subscribe(changed, try_to_connect=True)
+        assert went.wait(5.0), states
+
+
+def test_who_connects_and_says_nothing_is_hung_up_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_module._HANDSHAKE_S <= 3.0
+    monkeypatch.setattr(server_module, "_HANDSHAKE_S", 0.3)
+    server = serve(vnodes=FakeVNodes())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5.0) as stranger:
+        while not is_closed(stranger):
+            pass
