@@ -64,7 +64,9 @@ class LimitsSection(Section):
         description="memory for all VNodes together; without it half of the machine's"
     )
     max_vnodes: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="VNodes at once")
-    message: Annotated[Bytes, Field(ge=65536, le=2**31 - 65536)] = Field(description="largest message of a call")
+    message: Annotated[Bytes, Field(ge=65536, le=2**31 - 65536)] = Field(
+        description="largest message of a call; an orchestrator takes 4MiB at most"
+    )
     whole: Annotated[Bytes, Field(ge=65536, le=2**40)] = Field(description="largest message of a call in pieces")
     queue: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="calls that may wait for one VNode")
     queue_per_client: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="of these, from one client")
