@@ -27,6 +27,7 @@ from pnode.transport.digests import request_digest
 from pnode.transport.retry import Backoff
 from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import vnode_pb2
+from pnode.vnode import microbatches
 from pnode.vnode.ledger import Answer, Join, StepKey
 from pnode.vnode.tensors import TensorBytes
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 OnPeerLost = Callable[[vnode_pb2.Fence, str, str], None]
 # Waits so many seconds, or returns True at once when the node is closing.
 Wait = Callable[[float], bool]
+_InputsAndTargets = tuple[Sequence[TensorBytes], Sequence[TensorBytes]]
 
 
 class TrainChain:
@@ -65,7 +67,7 @@ class TrainChain:
         request = parcel.head
         key = StepKey(request.step, request.microbatch)
         inputs, targets = self._tensors(parcel)
-        admission = self._admit(vnode, request, key, request_digest(parcel), deadline)
+        admission = self._admit(vnode, parcel, key, (inputs, targets), deadline)
         if isinstance(admission, Answer):
             return _again(admission.reply)
         try:
@@ -74,18 +76,21 @@ class TrainChain:
             self._abandon(vnode, request, key)
             raise
 
-    def _tensors(self, parcel: TrainRequest) -> tuple[Sequence[TensorBytes], Sequence[TensorBytes]]:
+    def _tensors(self, parcel: TrainRequest) -> _InputsAndTargets:
         inputs, targets = parcel.head.inputs, parcel.head.targets
         every = unpack([*inputs, *targets], parcel.payloads, max_bytes=self._max_whole_bytes)
         return every[: len(inputs)], every[len(inputs) :]
 
     def _admit(
-        self, vnode: HostedVNode, request: vnode_pb2.TrainRequest, key: StepKey, digest: bytes, deadline: Deadline
+        self, vnode: HostedVNode, parcel: TrainRequest, key: StepKey, tensors: _InputsAndTargets, deadline: Deadline
     ) -> object:
+        request, digest = parcel.head, request_digest(parcel)
         with vnode.changed:
             while True:
                 vnode.check(request.fence)
                 vnode.check_caller(request.caller)
+                # What is handed over counts as the VNode's, so it may not be more than its spec says.
+                microbatches.check(vnode.spec, *tensors)
                 admission = vnode.ledger.admit(key, digest)
                 if not isinstance(admission, Join):
                     deadline.caller.hand_over()
