@@ -39,11 +39,13 @@ def exponentials(x: int, m: float, y: int, n: int) -> None:
 
 
 @routine(binary64=True)
-def shifted_exponentials(x: int, y: int, num_rows: int, n: int) -> None:
-    """y = exp(x - max(x)) for each row."""
+def summed_exponentials(x: int, y: int, num_rows: int, n: int, scratch: int, sums: int) -> None:
+    """y = exp(x - max(x)) for each row, and each row's sum."""
     for i in range(num_rows):
         line = x + i * n * FLOAT
         exponentials(line, row_maximum(line, n), y + i * n * FLOAT, n)
+    clear(sums, LANES)
+    row_sums(y, n, num_rows, n, scratch, sums)
 
 
 @kernel("void(intp, intp, intp, intp, intp, intp)", binary64=True)
@@ -51,9 +53,7 @@ def _softmax(x: int, y: int, n: int, scratch: int, begin: int, end: int) -> None
     sums = scratch + 2 * PANEL_FLOATS * FLOAT
     for first in range(begin, end, LANES):
         num_rows, line, goal = min(LANES, end - first), x + first * n * FLOAT, y + first * n * FLOAT
-        shifted_exponentials(line, goal, num_rows, n)
-        clear(sums, LANES)
-        row_sums(goal, n, num_rows, n, scratch, sums)
+        summed_exponentials(line, goal, num_rows, n, scratch, sums)
         for i in range(num_rows):
             s = load32(sums, i)
             for k in range(i * n, i * n + n):
@@ -78,9 +78,7 @@ def _log_softmax(x: int, y: int, n: int, scratch: int, begin: int, end: int) -> 
     sums = scratch + 2 * PANEL_FLOATS * FLOAT
     for first in range(begin, end, LANES):
         num_rows, line, goal = min(LANES, end - first), x + first * n * FLOAT, y + first * n * FLOAT
-        shifted_exponentials(line, goal, num_rows, n)
-        clear(sums, LANES)
-        row_sums(goal, n, num_rows, n, scratch, sums)
+        summed_exponentials(line, goal, num_rows, n, scratch, sums)
         for i in range(num_rows):
             m, log_sum = row_maximum(line + i * n * FLOAT, n), log32(load32(sums, i))
             for k in range(i * n, i * n + n):
