@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pnode.node.settings import NodeSettings
     from pnode.orchestrator.settings import OrchestratorSettings
     from pnode.storage.blob import BlobStore
+    from pnode.transport.joiner import Joiner
     from pnode.transport.weather import Weather
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,15 @@ def orchestrator_settings(settings: Settings) -> OrchestratorSettings:
     )
 
 
+def driver_passes(settings: Settings, orchestrator: str) -> Joiner:
+    """A driver's, at an orchestrator as it prints its address. Raises ConfigError for an unusable key."""
+    from pnode.transport.joiner import Joiner  # noqa: PLC0415
+
+    kept = settings.driver.data_dir
+    keys = None if kept is None else _folder("driver.data_dir", kept)
+    return Joiner.of_driver(orchestrator, settings.orchestrator.enrolment, keys=keys)
+
+
 def weather(settings: Settings, who: str, on_fault: Callable[[str], None]) -> Weather | None:
     """What befalls the calls of a process of the devnet: nothing, unless devnet.faults says otherwise."""
     from pnode.transport.weather import Rates, Weather  # noqa: PLC0415
@@ -184,10 +194,7 @@ def announce_fault(kind: str) -> None:
 
 def data_dir(settings: Settings) -> Path:
     """The node's folder, absolute. Raises ConfigError for a home that does not exist."""
-    try:
-        return Path(settings.node.data_dir).expanduser().absolute()
-    except RuntimeError as error:
-        raise ConfigError(f"node.data_dir: {settings.node.data_dir}: {error}") from None
+    return _folder("node.data_dir", settings.node.data_dir)
 
 
 def store_url(settings: Settings) -> str:
@@ -215,6 +222,13 @@ def opened_store(settings: Settings) -> Iterator[BlobStore]:
         yield store
     finally:
         store.close()
+
+
+def _folder(key: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {text}: {error}") from None
 
 
 def _host(key: str, text: str) -> str:

@@ -168,6 +168,15 @@ class OrchestratorSection(Section):
         return {vnode: node for vnode, _, node in pairs}
 
 
+class DriverSection(Section):
+    """Who drives a run: the devnet, or a program of its own."""
+
+    data_dir: OptionalText = Field(
+        description="folder for a driver's key, by which it takes its run over at once when it comes back; "
+        "without it each process has a new key"
+    )
+
+
 class S3Section(Section):
     """A bucket; credentials come by boto3's own chain and never by a key here."""
 
@@ -278,6 +287,7 @@ class Settings(Section):
     tls: TlsSection
     rpc: RpcSection
     orchestrator: OrchestratorSection
+    driver: DriverSection
     store: StoreSection
     devnet: DevnetSection
     job: JobSection

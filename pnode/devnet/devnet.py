@@ -30,7 +30,6 @@ from pnode.observe import logs
 from pnode.storage.content import get_content
 from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.channels import ChannelPool
-from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
 from pnode.v1 import orchestrator_pb2, vnode_pb2
 from pnode.vnode import sizes
@@ -127,7 +126,7 @@ class _Run:
         weather = roles.weather(with_seed(self._settings, self._plan), "driver", fleet.count)
         self._found["faults"] = fleet.faults
         address = str(parse_orchestrator(fleet.orchestrator.address).address)
-        passes = Joiner.of_driver(fleet.orchestrator.address, self._settings.orchestrator.enrolment)
+        passes = roles.driver_passes(self._settings, fleet.orchestrator.address)
         with (
             ChannelPool(
                 max_message_bytes=self._settings.limits.message,

@@ -77,13 +77,14 @@ class Core:
         lease_s = self._settings.lease_s
         if run is None:
             self._make_room()
-            run = self._new_run(event.spec, Lease(event.holder, event.fresh_lease, now + lease_s, event.nonce))
+            lease = Lease(event.holder, event.fresh_lease, now + lease_s, event.nonce, event.owner)
+            run = self._new_run(event.spec, lease)
             self.runs[run.id] = run
             return run.begin(now)
         if run.spec != event.spec:
             raise Conflict(f"run {run.id!r} is here with another spec")
         again = bool(event.nonce) and event.nonce == run.lease.nonce
-        run.lease.take(event.holder, event.fresh_lease, now, lease_s, event.nonce)
+        run.lease.take(event.holder, event.fresh_lease, now, lease_s, event.nonce, owner=event.owner)
         # A Submit that comes twice, the second time after the end, does not begin the run anew.
         return run.begin(now) if run.phase is Phase.ENDED and not again else []
 
@@ -123,17 +124,17 @@ class Core:
         return place(needs, self.nodes.seats(run.id), run.spec.vnodes[0].profile, run.numerics_class, rules)
 
     def _renewed(self, event: events.LeaseRenewed, now: float) -> list[Action]:
-        self.run(event.run).lease.renew(event.lease, now, self._settings.lease_s)
+        self.run(event.run).lease.renew(event.lease, now, self._settings.lease_s, owner=event.owner)
         return []
 
     def _checkpoint_asked(self, event: events.CheckpointAsked, now: float) -> list[Action]:
         run = self.run(event.run)
-        run.lease.renew(event.lease, now, self._settings.lease_s)
+        run.lease.renew(event.lease, now, self._settings.lease_s, owner=event.owner)
         return run.checkpoint(event)
 
     def _finished(self, event: events.RunFinished, _now: float) -> list[Action]:
         run = self.run(event.run)
-        run.lease.check(event.lease)
+        run.lease.check(event.lease, owner=event.owner)
         if run.phase is Phase.ENDED:
             return []
         return run.end(FINISHED, "")

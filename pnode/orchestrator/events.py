@@ -58,12 +58,13 @@ class FailureReported:
 
 @dataclass(frozen=True)
 class RunSubmitted:
-    """A driver asks for a run. `fresh_lease` becomes the lease if a new one is due."""
+    """A driver asks for a run. `fresh_lease` becomes the lease if a new one is due; `owner` as `leases` has it."""
 
     spec: orchestrator_pb2.RunSpec
     holder: str
     fresh_lease: str
     nonce: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class LeaseRenewed:
 
     run: str
     lease: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class CheckpointAsked:
     version: int
     cursor: int
     ticket: int
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class RunFinished:
 
     run: str
     lease: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)

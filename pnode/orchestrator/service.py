@@ -147,7 +147,11 @@ class RunDesk:
         deadline.check()
         checks.run_spec(request.run, self._settings.max_run_vnodes)
         submitted = events.RunSubmitted(
-            request.run, checks.holder(request.holder), self._token(), checks.nonce("nonce", request.nonce)
+            request.run,
+            checks.holder(request.holder),
+            self._token(),
+            checks.nonce("nonce", request.nonce),
+            self._owner(),
         )
         RunJournal(self._store, request.run.id).claim(request.run)
         with self._mind.reading() as core:
@@ -164,7 +168,7 @@ class RunDesk:
         deadline.check()
         with self._mind.reading() as core:
             if request.lease:
-                self._mind.post(events.LeaseRenewed(request.run, request.lease))
+                self._mind.post(events.LeaseRenewed(request.run, request.lease, self._owner()))
             status = core.run(request.run).status()
         if request.lease:
             self._issuer.for_driver(caller(), status)
@@ -182,7 +186,13 @@ class RunDesk:
         try:
             self._mind.post(
                 events.CheckpointAsked(
-                    request.run, request.lease, request.generation, request.version, request.cursor, ticket
+                    request.run,
+                    request.lease,
+                    request.generation,
+                    request.version,
+                    request.cursor,
+                    ticket,
+                    self._owner(),
                 )
             )
             return reply.result(timeout=deadline.left_s())
@@ -194,5 +204,10 @@ class RunDesk:
     def finish(self, request: orchestrator_pb2.FinishRequest, deadline: Deadline) -> orchestrator_pb2.FinishReply:
         """The driver is done: everything is released, the manifests stay."""
         deadline.check()
-        self._mind.post(events.RunFinished(request.run, request.lease))
+        self._mind.post(events.RunFinished(request.run, request.lease, self._owner()))
         return orchestrator_pb2.FinishReply()
+
+    def _owner(self) -> str:
+        """Who may hold a lease: over TLS the caller's key says who. On plain loopback all are this machine's own."""
+        who = caller()
+        return who.uuid if self._settings.tls and who is not None else ""

@@ -26,13 +26,13 @@ class Identity:
         self.uuid = uuid_of(self.public) if configured is None else configured
 
     @classmethod
-    def kept(cls, folder: Path, configured: str | None = None) -> Identity:
+    def kept(cls, folder: Path, configured: str | None = None, *, setting: str = "node.data_dir") -> Identity:
         """The one in `folder/identity.pem`, made there on the first start. Raises ConfigError where it is unusable."""
-        return cls(kept_ed25519(folder / "identity.pem"), configured)
+        return cls(kept_ed25519(folder / "identity.pem", setting=setting), configured)
 
     @classmethod
     def fresh(cls, configured: str | None = None) -> Identity:
-        """One that lasts as long as this process: a driver needs no other."""
+        """One that lasts as long as this process."""
         return cls(Ed25519PrivateKey.generate(), configured)
 
     def sign(self, content: bytes) -> bytes:
@@ -65,15 +65,15 @@ def public_bytes(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
-def kept_ed25519(path: Path) -> Ed25519PrivateKey:
+def kept_ed25519(path: Path, *, setting: str = "node.data_dir") -> Ed25519PrivateKey:
     """The Ed25519 key in a private file, made on the first call. Raises ConfigError where it holds anything else."""
-    pem = load_or_make(path, lambda: private_pem(Ed25519PrivateKey.generate()))
+    pem = load_or_make(path, lambda: private_pem(Ed25519PrivateKey.generate()), setting=setting)
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"node.data_dir: {path} holds no private key: {error}") from None
+        raise ConfigError(f"{setting}: {path} holds no private key: {error}") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"node.data_dir: {path} holds another kind of key; Ed25519 is expected")
+        raise ConfigError(f"{setting}: {path} holds another kind of key; Ed25519 is expected")
     return key
 
 

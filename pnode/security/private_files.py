@@ -14,18 +14,21 @@ from pnode.errors import ConfigError
 _MAX_BYTES = 64 << 10
 
 
-def load_or_make(path: Path, make: Callable[[], bytes], *, max_bytes: int = _MAX_BYTES) -> bytes:
+def load_or_make(
+    path: Path, make: Callable[[], bytes], *, max_bytes: int = _MAX_BYTES, setting: str = "node.data_dir"
+) -> bytes:
     """What is in the file; where there is none, what `make` returns, which is then kept there with mode 0600.
 
-    Two processes that start at once get the same bytes. Raises ConfigError where the file cannot be used.
+    Two processes that start at once get the same bytes. Raises ConfigError, naming the setting that the path came
+    from, where the file cannot be used.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.path.lexists(path):
             _keep(path, make())
-        return _read(path, max_bytes)
+        return _read(path, max_bytes, setting)
     except OSError as error:
-        raise ConfigError(f"node.data_dir: {path} cannot be used: {error}") from error
+        raise ConfigError(f"{setting}: {path} cannot be used: {error}") from error
 
 
 def _keep(path: Path, content: bytes) -> None:
@@ -45,24 +48,24 @@ def _keep(path: Path, content: bytes) -> None:
         unfinished.unlink()
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int, setting: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        _check_private(path, os.fstat(descriptor))
+        _check_private(path, os.fstat(descriptor), setting)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes)
     finally:
         os.close(descriptor)
 
 
-def _check_private(path: Path, found: os.stat_result) -> None:
+def _check_private(path: Path, found: os.stat_result, setting: str) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"node.data_dir: {path} is not a plain file")
+        raise ConfigError(f"{setting}: {path} is not a plain file")
     if found.st_uid != os.geteuid():
-        raise ConfigError(f"node.data_dir: {path} belongs to user {found.st_uid}, not to this one")
+        raise ConfigError(f"{setting}: {path} belongs to user {found.st_uid}, not to this one")
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise ConfigError(
-            f"node.data_dir: {path} has mode {mode:04o}, so others may have read the key; "
+            f"{setting}: {path} has mode {mode:04o}, so others may have read the key; "
             "remove it for a new one, or chmod 600 it where nobody else was on this machine"
         )

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -99,9 +100,14 @@ class Joiner:
         self._nobody = Authority.fresh().own(_NOBODY_S) if orchestrator.fingerprint else None
 
     @classmethod
-    def of_driver(cls, address: str, enrolment: str = "") -> Joiner:
-        """A driver's, whose key lasts as long as this process. `address` as the orchestrator prints it."""
-        return cls(Identity.fresh(), parse_orchestrator(address), role=DRIVER, enrolment=enrolment)
+    def of_driver(cls, address: str, enrolment: str = "", *, keys: Path | None = None) -> Joiner:
+        """A driver's. `address` as the orchestrator prints it.
+
+        keys: a folder for its key, by which a driver that died and was started again takes its live lease over.
+        Without one the key is new, and lasts as long as this process. Raises ConfigError where the key is unusable.
+        """
+        identity = Identity.fresh() if keys is None else Identity.kept(keys, setting="driver.data_dir")
+        return cls(identity, parse_orchestrator(address), role=DRIVER, enrolment=enrolment)
 
     # What a guard and a server of the same process ask
 

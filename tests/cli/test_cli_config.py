@@ -28,6 +28,7 @@ OTHER = {
     "orchestrator.host": "127.0.0.2",
     "orchestrator.spread": "true",
     "orchestrator.pins": "stage1=7a1f3c2e-0d4b-4b64-9f6d-1f2e3d4c5b6a",
+    "driver.data_dir": "/tmp/driver",
     "store.url": "file:///tmp/x",
     "store.s3.bucket": "bucket",
     "store.s3.prefix": "elsewhere",

@@ -1,6 +1,6 @@
 """A driver in a process of its own, which dies by SIGKILL at a moment that it was told: `python mortal_driver.py JSON`.
 
-JSON: `orchestrator`, `holder`, `job` (overrides) and `dies`: "" or the call and step whose first answer is its last.
+JSON: `orchestrator`, `holder`, `settings` (overrides), `dies`: "" or the call and step whose first answer is its last.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pnode.client import events
 from pnode.client.driver import Driver, DriverSettings
 from pnode.config import load
 from pnode.jobs.catalog import make_job
+from pnode.roles import driver_passes
+from pnode.transport.addresses import parse_orchestrator
 from pnode.transport.channels import ChannelPool
 from pnode.transport.deadline import Deadline
-from pnode.transport.joiner import Joiner
 from pnode.transport.remote import RemoteOrchestrator, RemoteRuns, RemoteVNode
 from pnode.v1 import orchestrator_pb2
 
@@ -49,7 +50,9 @@ class Mortal(RemoteVNode):
 def main() -> None:
     told = json.loads(sys.argv[1])
     Mortal.dies = told["dies"]
-    job = make_job(load(told["job"]).job)
+    configured = load(told["settings"])
+    job = make_job(configured.job)
+    where = str(parse_orchestrator(told["orchestrator"]).address)
     settings = DriverSettings(
         steps=job.steps,
         num_microbatches=job.num_microbatches,
@@ -58,13 +61,13 @@ def main() -> None:
     )
     spec = orchestrator_pb2.RunSpec(id=RUN, vnodes=job.cut(RUN))
     with (
-        ChannelPool(passes=Joiner.of_driver(told["orchestrator"])) as channels,
+        ChannelPool(passes=driver_passes(configured, told["orchestrator"])) as channels,
         Driver(
             spec,
             settings,
             job.batch,
-            runs=RemoteRuns(channels, told["orchestrator"]),
-            orchestrator=RemoteOrchestrator(channels, told["orchestrator"]),
+            runs=RemoteRuns(channels, where),
+            orchestrator=RemoteOrchestrator(channels, where),
             vnodes=lambda address: Mortal(channels, address),
             on_event=heard,
         ) as driver,

@@ -30,10 +30,12 @@ def start(folder: Path, name: str, *arguments: str) -> Child:
     return Child(name, [*PNODE, *common, *arguments], folder / f"{name}.log")
 
 
-def drive(folder: Path, orchestrator: Child, name: str, **told: str) -> tuple[Child, list[dict[str, Any]]]:
+def drive(
+    folder: Path, orchestrator: Child, name: str, *settings: str, **told: str
+) -> tuple[Child, list[dict[str, Any]]]:
     """Run a driver to its end; returns it and what it told."""
     lines: list[dict[str, Any]] = []
-    line = json.dumps({"orchestrator": orchestrator.address, "job": JOB, **told})
+    line = json.dumps({"orchestrator": orchestrator.address, "settings": [*JOB, *settings], **told})
     child = Child(name, [str(PROGRAM), line], folder / f"{name}.log", on_line=lines.append)
     try:
         assert child.wait_end(120.0), child.tail(20)
@@ -46,6 +48,10 @@ def steps(lines: list[dict[str, Any]]) -> list[int]:
     return [line["step"] for line in lines if line["event"] == "StepStarted"]
 
 
+def waits(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["why"] for line in lines if line["event"] == "Waiting" and "another driver" in line["why"]]
+
+
 def reference() -> str:
     job = make_job(load(JOB).job)
     run = LocalRun(job.cut("reference", stages=1))
@@ -55,25 +61,28 @@ def reference() -> str:
 
 
 def test_drivers_die_in_the_middle_of_steps_and_others_go_on(tmp_path: Path) -> None:
-    """One of the same name takes over at once; one of another name waits until the lease has run out."""
+    """One with the same key takes over at once; another of the same name waits until the lease has run out."""
     orchestrator = start(
         tmp_path, "orchestrator", "role=orchestrator", "orchestrator.port=0", "orchestrator.lease_s=3s",
         "orchestrator.heartbeat_s=500ms", "orchestrator.missed=20", "orchestrator.min_nodes=2",
-        "orchestrator.spread=true",
+        "orchestrator.spread=true", "tls.mode=on", "orchestrator.member_port=0",
     )  # fmt: skip
     orchestrator.wait_serving(START_S)
     nodes = [
-        start(tmp_path, name, f"orchestrator.address={orchestrator.address}", "node.port=0") for name in ("one", "two")
+        start(tmp_path, name, f"orchestrator.address={orchestrator.address}", "node.port=0", "tls.mode=on")
+        for name in ("one", "two")
     ]
     try:
         for node in nodes:
             node.wait_serving(START_S)
-        first, told = drive(tmp_path, orchestrator, "first", holder="a", dies="Train:2")
+        kept = f"driver.data_dir={tmp_path}/driver"
+        first, told = drive(tmp_path, orchestrator, "first", kept, holder="a", dies="Train:2")
         assert (first.exit_code, steps(told)) == (-signal.SIGKILL, [0, 1, 2])
-        second, told = drive(tmp_path, orchestrator, "second", holder="a", dies="Apply:4")
-        assert (second.exit_code, steps(told)) == (-signal.SIGKILL, [2, 3, 4])
-        third, told = drive(tmp_path, orchestrator, "third", holder="b", dies="")
+        second, told = drive(tmp_path, orchestrator, "second", kept, holder="a", dies="Apply:4")
+        assert (second.exit_code, steps(told), waits(told)) == (-signal.SIGKILL, [2, 3, 4], [])
+        third, told = drive(tmp_path, orchestrator, "third", holder="a", dies="")
         assert third.exit_code == 0, third.tail(20)
+        assert waits(told), "its key is another one"
         assert steps(told)[0] in (4, 5)
         assert {line["generation"] for line in told if line["event"] == "Serving"} == {1}, "nothing was replayed"
         with closing(open_store(f"file://{tmp_path}/store")) as store:

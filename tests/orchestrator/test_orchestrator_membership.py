@@ -108,7 +108,7 @@ def test_lease_of_one_holder_is_renewed_and_keeps_its_id() -> None:
 
 def test_lease_passes_on_only_when_it_expired() -> None:
     lease = Lease("a", "first", 10.0)
-    with pytest.raises(LeaseLost, match="'a' holds this run") as refused:
+    with pytest.raises(LeaseLost, match=r"another driver holds this run for another 1\.0 s") as refused:
         lease.take("b", "second", 9.0, 10.0)
     assert refused.value.retry_after_s == pytest.approx(1.0)
     lease.renew("first", 11.0, 10.0)
@@ -130,6 +130,24 @@ def test_a_holder_that_came_back_fences_its_earlier_life_at_once() -> None:
         with pytest.raises(LeaseLost):
             lease.take("a", "third", late, 10.0, "life 1")
     lease.check("second")
+
+
+def test_a_lease_is_its_owners_whoever_names_its_holder() -> None:
+    lease = Lease("a", "first", 10.0, "life 1", "key 1")
+    for holder, owner in (("a", "key 2"), ("a", ""), ("b", "key 1")):
+        with pytest.raises(LeaseLost) as refused:
+            lease.take(holder, "stolen", 2.0, 10.0, "life 2", owner=owner)
+        assert refused.value.retry_after_s == pytest.approx(8.0)
+    for owner in ("key 2", ""):
+        with pytest.raises(LeaseLost):
+            lease.renew("first", 2.0, 10.0, owner=owner)
+    assert lease == Lease("a", "first", 10.0, "life 1", "key 1"), "nothing has changed"
+    lease.take("a", "second", 2.0, 10.0, "life 2", owner="key 1")
+    lease.check("second", owner="key 1")
+    lease.take("a", "third", 12.0, 10.0, "life 3", owner="key 2")
+    lease.check("third", owner="key 2")
+    with pytest.raises(LeaseLost):
+        lease.check("third", owner="key 1")
 
 
 def test_patience_ends_only_without_progress() -> None:
