@@ -55,21 +55,27 @@ class Door:
         deadline.check()
         agreed = protocol.agreed(request.protocol_min, request.protocol, "the joiner")
         who = _claimed(request)
-        self._check_proof(request)
+        # First of all: who may not join at all shall cost neither a signature nor memory.
         if not hmac.compare_digest(request.enrolment.encode(), self._enrolment.encode()):
             raise PermissionDenied("this network is closed: orchestrator.enrolment is missing or wrong")
+        self._check_proof(request)
         self._check_key(who, request.public_key)
-        reply = orchestrator_pb2.JoinReply(
+        certificate = self._issuer.certificate(request.request, who) if self._tls else b""
+        if who.role == NODE:
+            # Last of all: a join that was refused for anything leaves its UUID free.
+            self._keys.bind(who.uuid, request.public_key)
+        return self._welcome(who, certificate, agreed)
+
+    def _welcome(self, who: Principal, certificate: bytes, agreed: int) -> orchestrator_pb2.JoinReply:
+        return orchestrator_pb2.JoinReply(
             token=self._issuer.member_token(who),
             token_key=self._issuer.reader.public,
             now_s=self._issuer.authority.now(),
             renew_s=self._issuer.renew_s,
             port=self._member_port(),
             protocol=agreed,
+            certificate=certificate,
         )
-        if self._tls:
-            reply.certificate = self._issuer.certificate(request.request, who)
-        return reply
 
     def _check_proof(self, request: orchestrator_pb2.JoinRequest) -> None:
         signed = statement(

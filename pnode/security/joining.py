@@ -11,6 +11,7 @@ import hmac
 import secrets
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 
 from pnode.errors import Unauthenticated
@@ -33,7 +34,8 @@ class Challenges:
         self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._used: dict[bytes, float] = {}
+        # By the time of their use, oldest first, so that forgetting them needs no search.
+        self._used: OrderedDict[bytes, float] = OrderedDict()
 
     def make(self) -> bytes:
         """A challenge that is good for a minute."""
@@ -50,11 +52,15 @@ class Challenges:
         if not 0.0 <= now - made_s < _LIFE_S:
             raise Unauthenticated(f"the challenge is older than {_LIFE_S:.0f} s; ask for another")
         with self._lock:
-            for old in [each for each, ends in self._used.items() if ends <= now]:
-                del self._used[old]
+            self._forget(now)
             if head in self._used:
                 raise Unauthenticated("the challenge was used before: a join cannot be replayed")
-            self._used[head] = made_s + _LIFE_S
+            self._used[head] = now
+
+    def _forget(self, now: float) -> None:
+        """What was used longer ago than a challenge lives is too old by itself."""
+        while self._used and now - next(iter(self._used.values())) >= _LIFE_S:
+            self._used.popitem(last=False)
 
     def _code(self, head: bytes) -> bytes:
         return hmac.digest(self._secret, head, "sha256")

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from orchestrator_doors import SECRET
 from orchestrator_net import Network
 from orchestrator_world import RUNNING, World
 
+from pnode.orchestrator.orchestrator import Orchestrator
+from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.storage.local import LocalStore
 
 
@@ -44,3 +47,22 @@ def lease(network: Network) -> str:
     lease = network.submit()
     network.until_state(RUNNING)
     return lease
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Orchestrator]:
+    """An orchestrator with TLS and a secret."""
+    settings = OrchestratorSettings(port=0, tls=True, keys=tmp_path / "keys", enrolment=SECRET)
+    orchestrator = Orchestrator(LocalStore(tmp_path / "store"), settings)
+    orchestrator.start()
+    yield orchestrator
+    orchestrator.close()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Orchestrator]:
+    """One without, which anybody on this machine may join."""
+    orchestrator = Orchestrator(LocalStore(tmp_path / "store"), OrchestratorSettings(port=0))
+    orchestrator.start()
+    yield orchestrator
+    orchestrator.close()

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import pytest
+from orchestrator_doors import SECRET, request, where
 from orchestrator_fakes import uuid_of
-from orchestrator_net import Clock, soon
+from orchestrator_net import soon
 from orchestrator_strangers import bearing
 
 from pnode.errors import (
     BadRequest,
-    Busy,
-    DeadlineExceeded,
     PeerUnavailable,
     PermissionDenied,
     PNodeError,
     ProtocolMismatch,
     TooLarge,
     Unauthenticated,
-    Unavailable,
-    UnknownRun,
 )
-from pnode.orchestrator.door import Door
 from pnode.orchestrator.orchestrator import Orchestrator
-from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.security.authority import Authority
+from pnode.security.certificates import TlsIdentity, new_key
 from pnode.security.identity import Identity
-from pnode.security.joining import statement
-from pnode.security.principals import DRIVER, NODE, ORCHESTRATOR
-from pnode.storage.local import LocalStore
-from pnode.transport import methods
+from pnode.security.principals import DRIVER, ORCHESTRATOR
 from pnode.transport.addresses import OrchestratorAddress, parse_orchestrator
 from pnode.transport.channels import ChannelPool
 from pnode.transport.credentials import ServerTls
@@ -49,54 +38,29 @@ from pnode.v1 import orchestrator_pb2
 
 pytestmark = pytest.mark.timeout(60)
 
-SECRET = "open sesame"
 
-
-@pytest.fixture
-def closed(tmp_path: Path) -> Iterator[Orchestrator]:
-    """An orchestrator with TLS and a secret."""
-    settings = OrchestratorSettings(port=0, tls=True, keys=tmp_path / "keys", enrolment=SECRET)
-    orchestrator = Orchestrator(LocalStore(tmp_path / "store"), settings)
-    orchestrator.start()
-    yield orchestrator
-    orchestrator.close()
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Iterator[Orchestrator]:
-    """One without, which anybody on this machine may join."""
-    orchestrator = Orchestrator(LocalStore(tmp_path / "store"), OrchestratorSettings(port=0))
-    orchestrator.start()
-    yield orchestrator
-    orchestrator.close()
-
-
-def where(orchestrator: Orchestrator) -> OrchestratorAddress:
-    return parse_orchestrator(orchestrator.address)
-
-
-def test_a_joiner_is_known_by_its_key_and_gets_what_it_needs(closed: Orchestrator) -> None:
-    joiner = Joiner(Identity.fresh(), where(closed), enrolment=SECRET)
+def test_a_joiner_is_known_by_its_key_and_gets_what_it_needs(guarded: Orchestrator) -> None:
+    joiner = Joiner(Identity.fresh(), where(guarded), enrolment=SECRET)
     joined = joiner.join(soon())
     claims = joined.reader.read(joined.token)
     assert claims.holder == joiner.principal
     assert joined.tls is not None
-    assert joined.tls.authority == closed.authority.pem
-    assert joined.members.port != closed.port
+    assert joined.tls.authority == guarded.authority.pem
+    assert joined.members.port != guarded.port
     assert joiner.join(soon()) is joined, "it is a member, and need not ask again"
 
 
 @pytest.mark.parametrize("enrolment", ["", "open sesam", SECRET + " "])
-def test_a_network_with_a_secret_is_closed(closed: Orchestrator, enrolment: str) -> None:
+def test_a_network_with_a_secret_is_closed(guarded: Orchestrator, enrolment: str) -> None:
     with pytest.raises(PermissionDenied, match=r"orchestrator\.enrolment is missing or wrong") as refused:
-        Joiner(Identity.fresh(), where(closed), enrolment=enrolment).join(soon())
+        Joiner(Identity.fresh(), where(guarded), enrolment=enrolment).join(soon())
     assert SECRET not in refused.value.message
 
 
 # Somebody between
 
 
-def test_another_authority_at_the_door_learns_nothing(closed: Orchestrator, tmp_path: Path) -> None:
+def test_another_authority_at_the_door_learns_nothing(guarded: Orchestrator, tmp_path: Path) -> None:
     """Somebody between shows an authority of its own; the joiner sees the wrong fingerprint and says nothing at all."""
     heard: list[str] = []
 
@@ -114,7 +78,7 @@ def test_another_authority_at_the_door_learns_nothing(closed: Orchestrator, tmp_
     between = make_server(door=Spy(), guard=OpenGuard(), tls=ServerTls(lambda: shown, of_members=False))
     between.start()
     try:
-        told = OrchestratorAddress(where(closed).address._replace(port=between.port), closed.authority.fingerprint)
+        told = OrchestratorAddress(where(guarded).address._replace(port=between.port), guarded.authority.fingerprint)
         with pytest.raises(PermissionDenied, match="another orchestrator, or somebody between") as refused:
             Joiner(Identity.fresh(), told, enrolment=SECRET).join(soon())
         assert mine.fingerprint in refused.value.message
@@ -137,35 +101,6 @@ def test_a_silent_door_ends_with_the_deadline() -> None:
 
 
 # What is said at the door
-
-
-def request(
-    door: RemoteDoor,
-    key: Identity,
-    *,
-    role: str = NODE,
-    fingerprint: str = "",
-    challenge: bytes | None = None,
-    **changes: object,
-) -> orchestrator_pb2.JoinRequest:
-    """A proper request, but for the changes, which are made before it is signed."""
-    challenge = (
-        door.challenge(orchestrator_pb2.ChallengeRequest(), soon()).challenge if challenge is None else challenge
-    )
-    fields = {
-        "role": role,
-        "uuid": key.uuid,
-        "public_key": key.public,
-        "challenge": challenge,
-        "protocol": 1,
-        **changes,
-    }
-    made = orchestrator_pb2.JoinRequest(**fields)  # type: ignore[arg-type]  # a table's row
-    signed = statement(
-        role=made.role, uuid=made.uuid, challenge=challenge, request=made.request, fingerprint=fingerprint
-    )
-    made.signature = key.sign(signed)
-    return made
 
 
 @pytest.fixture
@@ -220,10 +155,42 @@ def test_what_is_wrong_is_said(door: RemoteDoor, changes: dict[str, object], kin
         door.join(request(door, Identity.fresh(), **changes), soon())  # type: ignore[arg-type]  # a table's row
 
 
-def test_with_tls_the_door_serves_nothing_else(closed: Orchestrator) -> None:
-    address = str(where(closed).address)
-    stranger = closed.authority.door._replace(key=b"", certificate=b"")
-    with bearing("", stranger, ORCHESTRATOR.dns) as pool:
+def at(guarded: Orchestrator) -> TlsIdentity:
+    """What a stranger knows who was given the fingerprint."""
+    return guarded.authority.door._replace(key=b"", certificate=b"")
+
+
+def test_who_lacks_the_secret_uses_up_no_challenge(guarded: Orchestrator) -> None:
+    """Challenges that were used are remembered: strangers must not be able to fill that memory."""
+    joiner, seen = Identity.fresh(), guarded.authority.fingerprint
+    asked: dict[str, Any] = {"fingerprint": seen, "request": new_key().request}
+    with bearing("", at(guarded), ORCHESTRATOR.dns) as pool:
+        door = RemoteDoor(pool, str(where(guarded).address))
+        challenge = door.challenge(orchestrator_pb2.ChallengeRequest(), soon()).challenge
+        with pytest.raises(PermissionDenied, match="enrolment"):
+            door.join(request(door, joiner, challenge=challenge, enrolment="guess", **asked), soon())
+        assert door.join(request(door, joiner, challenge=challenge, enrolment=SECRET, **asked), soon()).token
+
+
+def test_a_join_that_is_refused_leaves_its_uuid_free(guarded: Orchestrator, tmp_path: Path) -> None:
+    stranger, owner, mine = Identity.fresh(), Identity.fresh(), uuid_of(1)
+    told: dict[str, Any] = {"fingerprint": guarded.authority.fingerprint, "enrolment": SECRET, "uuid": mine}
+    with bearing("", at(guarded), ORCHESTRATOR.dns) as pool:
+        door = RemoteDoor(pool, str(where(guarded).address))
+        for what in (b"", b"nonsense", new_key().request[:-9]):
+            with pytest.raises(BadRequest, match="certificate request is"):
+                door.join(request(door, stranger, request=what, **told), soon())
+            assert (tmp_path / "keys" / "known_keys").read_bytes() == b""
+        good = new_key().request
+        assert door.join(request(door, owner, request=good, **told), soon()).certificate
+        with pytest.raises(PermissionDenied, match="belongs to another key"):
+            door.join(request(door, stranger, request=good, **told), soon())
+    assert (tmp_path / "keys" / "known_keys").read_text() == f"{mine} {owner.public.hex()}\n"
+
+
+def test_with_tls_the_door_serves_nothing_else(guarded: Orchestrator) -> None:
+    address = str(where(guarded).address)
+    with bearing("", at(guarded), ORCHESTRATOR.dns) as pool:
         assert RemoteDoor(pool, address).challenge(orchestrator_pb2.ChallengeRequest(), soon()).challenge
         with pytest.raises(PeerUnavailable, match="does not know this call"):
             RemoteRuns(pool, address).status(orchestrator_pb2.StatusRequest(run="r"), soon())
@@ -231,90 +198,9 @@ def test_with_tls_the_door_serves_nothing_else(closed: Orchestrator) -> None:
             RemoteOrchestrator(pool, address).resolve(orchestrator_pb2.ResolveRequest(run="r"), soon())
 
 
-def test_what_is_larger_than_any_join_or_spec_is_not_taken_in(closed: Orchestrator, plain: Orchestrator) -> None:
-    stranger = closed.authority.door._replace(key=b"", certificate=b"")
-    for orchestrator, tls, name, most in ((closed, stranger, ORCHESTRATOR.dns, 64 << 10), (plain, None, "", 4 << 20)):
+def test_what_is_larger_than_any_join_or_spec_is_not_taken_in(guarded: Orchestrator, plain: Orchestrator) -> None:
+    stranger = at(guarded)
+    for orchestrator, tls, name, most in ((guarded, stranger, ORCHESTRATOR.dns, 64 << 10), (plain, None, "", 4 << 20)):
         told = orchestrator_pb2.JoinRequest(enrolment="x" * most)
         with bearing("", tls, name) as pool, pytest.raises(TooLarge):
             RemoteDoor(pool, str(where(orchestrator).address)).join(told, soon())
-
-
-# Membership is renewed
-
-
-def test_a_membership_is_renewed_and_outlasts_an_outage(closed: Orchestrator) -> None:
-    steady = Clock()
-    joiner = Joiner(Identity.fresh(), where(closed), enrolment=SECRET, steady=steady)
-    first = joiner.join(soon())
-    steady.now += first.renew_s - 1.0
-    assert joiner.join(soon()) is first
-    steady.now += 2.0
-    second = joiner.join(soon())
-    assert second.tls != first.tls
-    assert joiner.tls_identity() == second.tls
-    closed.close()
-    steady.now += second.renew_s + 1.0
-    held = joiner.join(soon().at_most(1.0))
-    assert (held.token, held.tls) == (second.token, second.tls)
-    assert held.due_s > steady.now, "and the next call does not try at once again"
-
-
-def test_a_busy_door_is_no_reason_to_give_up_a_membership(plain: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(*_: object) -> None:
-        raise Busy("too many at the door")
-
-    steady = Clock()
-    joiner = Joiner(Identity.fresh(), where(plain), steady=steady)
-    first = joiner.join(soon())
-    monkeypatch.setattr(Door, "_check_proof", busy)
-    steady.now += first.renew_s + 1.0
-    assert joiner.join(soon()).token == first.token
-    with pytest.raises(Busy):
-        Joiner(Identity.fresh(), where(plain)).join(soon())
-
-
-def test_a_slow_door_takes_a_third_of_one_calls_time(plain: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its other calls go on meanwhile; only what the orchestrator no longer takes is waited for."""
-    asked, may_go = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> NoReturn:
-        asked.set()
-        may_go.wait(20.0)
-        raise Unavailable("was slow")
-
-    steady = Clock()
-    joiner = Joiner(Identity.fresh(), where(plain), steady=steady)
-    first = joiner.join(soon())
-    monkeypatch.setattr(Door, "_check_proof", slow)
-    steady.now += first.renew_s + 1.0
-    with ThreadPoolExecutor(1) as threads:
-        renewing = threads.submit(joiner.join, soon())
-        assert asked.wait(20.0)
-        assert joiner.join(soon()) is first
-        assert joiner.renounce(methods.RUNS.full_name)
-        with pytest.raises(DeadlineExceeded, match="was still joining"):
-            joiner.join(soon().at_most(0.05))
-        may_go.set()
-        assert renewing.result().token == first.token
-    may_go.clear()
-    steady.now += 10.0
-    deadline = soon().at_most(1.5)
-    assert joiner.join(deadline).token == first.token
-    assert deadline.left_s() > 0.1, "the call itself has time left"
-    may_go.set()
-
-
-def test_a_clock_that_is_off_is_named_and_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = OrchestratorSettings(port=0, tls=True)
-    ahead = Orchestrator(LocalStore(tmp_path), settings, unix_clock=lambda: time.time() + 7200)
-    ahead.start()
-    try:
-        joiner = Joiner(Identity.fresh(), where(ahead), role=DRIVER)
-        with ChannelPool(passes=joiner) as pool, caplog.at_level(logging.WARNING), pytest.raises(UnknownRun):
-            RemoteRuns(pool, str(where(ahead).address)).status(orchestrator_pb2.StatusRequest(run="r"), soon())
-        assert "this machine's clock is -120 min off the orchestrator's" in caplog.text
-        now = joiner.clock.now()
-        assert now is not None
-        assert now - time.time() > 7000
-    finally:
-        ahead.close()

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pnode.errors import BadRequest, ConfigError, PermissionDenied
+from pnode.errors import BadRequest, ConfigError
 from pnode.security.certificates import key_pem
 from pnode.security.identity import Identity, is_signed, uuid_of
-from pnode.security.known_keys import KnownKeys
 from pnode.security.private_files import load_or_make
 
 MINE = "5f0c0f6e-34e0-4d8e-9f5c-5f6e34e04d8e"
@@ -110,32 +109,3 @@ def test_starters_at_once_get_the_same_bytes(tmp_path: Path) -> None:
     assert len(found) == 8
     assert len(set(found)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
-
-
-# Whose a UUID is
-
-
-def test_a_uuid_that_follows_from_a_key_is_nobody_elses(tmp_path: Path) -> None:
-    keys, owner, thief = KnownKeys(tmp_path / "known"), Identity.fresh(), Identity.fresh()
-    with pytest.raises(PermissionDenied, match="made from a key, and from another one"):
-        keys.check(owner.uuid, thief.public)
-    keys.check(owner.uuid, owner.public)
-    assert (tmp_path / "known").read_bytes() == b"", "nothing needs to be kept of it"
-
-
-def test_a_configured_uuid_is_bound_to_its_first_key_over_restarts(tmp_path: Path) -> None:
-    owner, thief = Identity.fresh(), Identity.fresh()
-    KnownKeys(tmp_path / "known").check(MINE, owner.public)
-    keys = KnownKeys(tmp_path / "known")
-    keys.check(MINE, owner.public)
-    with pytest.raises(PermissionDenied, match="belongs to another key"):
-        keys.check(MINE, thief.public)
-    assert stat.S_IMODE((tmp_path / "known").stat().st_mode) == 0o600
-
-
-def test_a_spoiled_list_of_keys_is_refused_by_line(tmp_path: Path) -> None:
-    KnownKeys(tmp_path / "known").check(MINE, Identity.fresh().public)
-    with (tmp_path / "known").open("a") as file:
-        file.write("half a li")
-    with pytest.raises(ConfigError, match="line 2"):
-        KnownKeys(tmp_path / "known")

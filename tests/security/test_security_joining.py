@@ -63,6 +63,20 @@ def test_a_challenge_ends_and_is_then_forgotten(clock: Clock) -> None:
     assert len(challenges._used) == 1
 
 
+def test_used_challenges_are_forgotten_in_the_order_of_their_use(clock: Clock) -> None:
+    """Whatever the order in which they were made; and none while it could still be used again."""
+    challenges = Challenges(clock)
+    made = [challenges.make() for _ in range(3)]
+    for challenge in reversed(made):
+        challenges.use(challenge)
+        clock.now += 25.0
+    for challenge in made[1:]:
+        with pytest.raises(Unauthenticated, match="older than 60 s"):
+            challenges.use(challenge)
+    challenges.use(challenges.make())
+    assert len(challenges._used) == 3, "the one that was used 75 s ago is forgotten"
+
+
 def test_a_challenge_of_another_life_is_not_taken(clock: Clock) -> None:
     with pytest.raises(Unauthenticated, match="not given out by this orchestrator"):
         Challenges(clock).use(Challenges(clock).make())
