@@ -2,7 +2,8 @@
 
 gRPC holds a message whole before anybody can look at it, and how large it is nobody knows until then. So each call is
 counted with the largest message before it is asked for, with its own size from then on, and with that of its reply
-until that has left. Callers get the room by turns.
+until that has left. What has come of a message is counted too while its call waits for room for the rest. Callers get
+the room by turns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from pnode.errors import BadRequest, Busy, DeadlineExceeded
+from pnode.errors import BadRequest, Busy, DeadlineExceeded, TooLarge
 from pnode.transport import pieces
 from pnode.transport.codec import Buffer
 from pnode.transport.deadline import Deadline
@@ -31,17 +32,22 @@ class Received:
     """A message, and what is counted for it."""
 
     def __init__(
-        self, raw: Buffer, num_copies: int, turns: FairTurns, ticket: Ticket, grow: Callable[[int], Ticket]
+        self, raw: Buffer, num_copies: int, turns: FairTurns, ticket: Ticket, more: Callable[[int], None]
     ) -> None:
         self.raw = raw
-        self._grow = grow
+        self._more = more
         self._turns = turns
         self._ticket = ticket
         turns.resize(ticket, num_copies * len(raw))
 
     def reserve(self, num_bytes: int) -> None:
-        """Wait for room for so many bytes more, which the message becomes when it is decompressed."""
-        self._ticket = self._grow(num_bytes + len(self.raw))
+        """Wait for room for so many bytes more, which the message becomes when it is decompressed.
+
+        Raises TooLarge where there is never so much, Busy where there is none in time.
+        """
+        num_bytes += len(self.raw)
+        if num_bytes > self._ticket.amount:
+            self._more(num_bytes)
 
     def hand_over(self) -> None:
         """The message is counted elsewhere from here on: with the VNode that has admitted it."""
@@ -89,7 +95,7 @@ class Intake:
         Raises Busy without room, BadRequest where no message comes. A call that ends while it is waited for raises
         what gRPC raises, for gRPC.
         """
-        ticket = self._room(deadline, self._message_bytes)
+        ticket = self._room(deadline)
         called_off: list[Callable[[], None]] = []
 
         def release() -> None:
@@ -97,15 +103,13 @@ class Intake:
             for call_off in called_off:
                 call_off()
 
-        def grow(num_bytes: int) -> Ticket:
-            nonlocal ticket
-            # Given back first: whoever waits for more while holding some could wait for another one that does the same.
-            self._turns.resize(ticket, 0)
-            ticket = self._room(deadline, min(num_bytes, self._budget_bytes))
-            return ticket
+        def more(num_bytes: int) -> None:
+            self._more(ticket, deadline, num_bytes)
 
         def reserve(num_bytes: int) -> None:
-            grow(num_bytes + self._message_bytes)
+            # All that is here yet is a chunk, and that much the call goes on to hold.
+            self._turns.resize(ticket, min(self._message_bytes, pieces.CHUNK_BYTES))
+            more(num_bytes + self._message_bytes)
 
         try:
             # Before the message, whose pieces may each come in time and all of them never end.
@@ -116,7 +120,7 @@ class Intake:
             raw = next(coming, None) if whole is None else whole
             if raw is None:
                 raise BadRequest("the call brought no message")
-            received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket, grow)
+            received = Received(raw, 1 if in_pieces else COPIES, self._turns, ticket, more)
             deadline.caller.carry(received.hand_over)
             yield received
         except BaseException:
@@ -145,11 +149,22 @@ class Intake:
             deadline.check()
             yield raw
 
-    def _room(self, deadline: Deadline, num_bytes: int) -> Ticket:
-        ticket = self._turns.ask(deadline.caller.name, num_bytes, bounds=self._queue)
+    def _room(self, deadline: Deadline) -> Ticket:
+        """Room for a message of which nothing is known."""
+        ticket = self._turns.ask(deadline.caller.name, self._message_bytes, bounds=self._queue)
+        self._wait(ticket, deadline)
+        return ticket
+
+    def _more(self, ticket: Ticket, deadline: Deadline, num_bytes: int) -> None:
+        """Room for so many bytes in all; what the call holds already stays counted."""
+        if num_bytes > self._budget_bytes:
+            raise TooLarge(f"a message of {num_bytes} bytes is over the {self._budget_bytes} bytes of all in flight")
+        self._turns.more(ticket, num_bytes, bounds=self._queue)
+        self._wait(ticket, deadline)
+
+    def _wait(self, ticket: Ticket, deadline: Deadline) -> None:
         try:
             self._turns.wait(ticket, deadline.at_most(self._receive_s))
         except DeadlineExceeded:
             deadline.check()
             raise Busy("no memory for messages is free", retry_after_s=_RETRY_AFTER_S) from None
-        return ticket

@@ -17,6 +17,8 @@ PIECE_BYTES = 1 << 20
 _LEAST_BYTES = 4096
 # What a chunk needs beside its piece.
 HEAD_BYTES = 64
+# The largest chunk: whoever waits for room for the whole message holds no more than its first one meanwhile.
+CHUNK_BYTES = PIECE_BYTES + HEAD_BYTES
 
 
 def split(parts: Sequence[Buffer], max_message_bytes: int) -> Iterator[bytes]:
@@ -83,6 +85,8 @@ def joined(chunks: Iterable[bytes], max_whole_bytes: int, reserve: Callable[[int
 
 
 def _chunk(raw: bytes) -> Parcel[tensor_pb2.Chunk]:
+    if len(raw) > CHUNK_BYTES:
+        raise BadRequest(f"a chunk of {len(raw)} bytes came: the largest has {CHUNK_BYTES}")
     return codec.decode(tensor_pb2.Chunk, raw)
 
 

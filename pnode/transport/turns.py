@@ -31,12 +31,15 @@ class _State(Enum):
     WAITING = 1
     HELD = 2
     TAKEN_ALONG = 3
+    GROWING = 4
 
 
 class Ticket:
     """A place in the queue. `offer` is what whoever holds the turn may do along with its own work."""
 
-    __slots__ = ("_awake", "_state", "amount", "bounded", "caller", "offer")
+    __slots__ = ("_awake", "_state", "_wanted", "amount", "bounded", "caller", "offer")
+    # Of one that grows.
+    _wanted: int
 
     def __init__(self, caller: str, amount: int, offer: object, bounded: bool) -> None:
         self.caller = caller
@@ -52,16 +55,23 @@ class Ticket:
 
 
 class FairTurns:
-    """`capacity` units, of which each turn holds some. Of one caller's turns at most `share` units are held at once."""
+    """`capacity` units, of which each turn holds some. Of one caller's turns at most `share` units are held at once.
+
+    Whoever holds a turn may wait for a larger one and keeps meanwhile what it has. Such turns come before those that
+    begin, in the order in which they asked, and one is refused where some of them could come to wait for each other.
+    """
 
     def __init__(self, what: str, *, capacity: int = 1, share: int | None = None) -> None:
         self._what = what
+        self._capacity = capacity
         self._share = capacity if share is None else share
         self._lock = threading.Lock()
         self._free = capacity
         self._held: dict[str, int] = {}
         # In the order in which the callers come next.
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        # Those who hold a turn and wait for more.
+        self._growing: list[Ticket] = []
 
     @contextmanager
     def taken(self, deadline: Deadline) -> Iterator[None]:
@@ -75,9 +85,9 @@ class FairTurns:
 
     @property
     def num_waiting(self) -> int:
-        """Those who asked and have no turn yet."""
+        """Those who asked and have not got yet what they asked for."""
         with self._lock:
-            return sum(map(len, self._queues.values()))
+            return sum(map(len, self._queues.values())) + len(self._growing)
 
     def ask(self, caller: str, amount: int = 1, *, offer: object = None, bounds: Bounds | None = None) -> Ticket:
         """Queue up. `wait` must follow. Raises Busy where as many wait already as `bounds` allow."""
@@ -89,8 +99,24 @@ class FairTurns:
             self._grant()
         return ticket
 
+    def more(self, ticket: Ticket, amount: int, *, bounds: Bounds | None = None) -> None:
+        """Queue up for `amount` in all, while the turn keeps what it holds; `wait` must follow.
+
+        Raises Busy where as many wait already as `bounds` allow, or hold so much that not each could get its amount.
+        Whether it is that or `wait` that fails, the turn holds what it held.
+        """
+        with self._lock:
+            if bounds is not None:
+                self._check_room(ticket.caller, bounds)
+            self._check_each_can(ticket, amount)
+            ticket._wanted = amount
+            ticket._state = _State.GROWING
+            ticket._awake.clear()
+            self._growing.append(ticket)
+            self._grant()
+
     def wait(self, ticket: Ticket, deadline: Deadline) -> bool:
-        """Wait for the turn: True when it came, False when the work was taken along by someone else's.
+        """Wait for the turn, or for more: True when it came, False when the work was taken along by someone else's.
 
         Raises DeadlineExceeded when neither happened in time; the place in the queue is given up then.
         """
@@ -99,8 +125,8 @@ class FairTurns:
                 while not ticket._awake.is_set() and not deadline.over:
                     ticket._awake.wait(deadline.left_s())
         with self._lock:
-            if ticket._state is _State.WAITING:
-                self._remove(ticket)
+            if ticket._state in (_State.WAITING, _State.GROWING):
+                self._give_up(ticket)
                 raise DeadlineExceeded(f"{self._what} was busy until the deadline, or until its caller left")
             return ticket._state is _State.HELD
 
@@ -128,30 +154,55 @@ class FairTurns:
         return taken
 
     def _check_room(self, caller: str, bounds: Bounds) -> None:
-        waiting = sum(ticket.bounded for queue in self._queues.values() for ticket in queue)
-        mine = sum(ticket.bounded for ticket in self._queues.get(caller, ()))
+        growing = [ticket.caller for ticket in self._growing if ticket.bounded]
+        waiting = sum(ticket.bounded for queue in self._queues.values() for ticket in queue) + len(growing)
+        mine = sum(ticket.bounded for ticket in self._queues.get(caller, ())) + growing.count(caller)
         if mine >= bounds.most_each:
             raise Busy(f"{mine} calls of this client wait for {self._what} already", retry_after_s=_RETRY_AFTER_S)
         if waiting >= bounds.most:
             raise Busy(f"{waiting} calls wait for {self._what} already", retry_after_s=_RETRY_AFTER_S)
 
+    def _check_each_can(self, ticket: Ticket, amount: int) -> None:
+        """Whether each of those who hold and wait gets its amount, once all others have ended; Busy if not."""
+        growing = [(each.amount, each._wanted) for each in self._growing] + [(ticket.amount, amount)]
+        held = sum(holds for holds, _ in growing)
+        if any(held - holds + wants > self._capacity for holds, wants in growing):
+            raise Busy(f"{len(self._growing)} calls wait for {self._what} already", retry_after_s=_RETRY_AFTER_S)
+
     def _grant(self) -> None:
         """Give what is free to those whose turn it is."""
         while (ticket := self._next()) is not None:
-            self._remove(ticket)
-            if ticket.caller in self._queues:
-                self._queues.move_to_end(ticket.caller)
-            self._account(ticket.caller, ticket.amount)
+            if ticket._state is _State.GROWING:
+                self._growing.remove(ticket)
+                self._account(ticket.caller, ticket._wanted - ticket.amount)
+                ticket.amount = ticket._wanted
+            else:
+                self._remove(ticket)
+                if ticket.caller in self._queues:
+                    self._queues.move_to_end(ticket.caller)
+                self._account(ticket.caller, ticket.amount)
             ticket._state = _State.HELD
             ticket._awake.set()
 
     def _next(self) -> Ticket | None:
+        for ticket in self._growing:
+            if self._may_grow(ticket):
+                return ticket if ticket._wanted - ticket.amount <= self._free else None
         for caller, queue in self._queues.items():
+            if self._growing and any(ticket.caller == caller for ticket in self._growing):
+                # Further turns of the same caller would use up the share that it waits for.
+                continue
             held = self._held.get(caller, 0)
             if held == 0 or held + queue[0].amount <= self._share:
                 # The first who may hold more is waited for, or what asks for much would never get it.
                 return queue[0] if queue[0].amount <= self._free else None
         return None
+
+    def _may_grow(self, ticket: Ticket) -> bool:
+        """Whether its caller's share allows it, of which what waits for more takes nothing: it may be all there is."""
+        waiting = sum(each.amount for each in self._growing if each.caller == ticket.caller)
+        held = self._held.get(ticket.caller, 0) - waiting
+        return held == 0 or held + ticket._wanted <= self._share
 
     def _account(self, caller: str, amount: int) -> None:
         self._free -= amount
@@ -166,3 +217,12 @@ class FairTurns:
         queue.remove(ticket)
         if not queue:
             del self._queues[ticket.caller]
+
+    def _give_up(self, ticket: Ticket) -> None:
+        if ticket._state is _State.WAITING:
+            self._remove(ticket)
+        else:
+            self._growing.remove(ticket)
+            ticket._state = _State.HELD
+        # Those behind it may have waited for it alone.
+        self._grant()

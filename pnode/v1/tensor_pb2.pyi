@@ -100,7 +100,7 @@ Global___TensorMeta: _TypeAlias = TensorMeta  # noqa: Y015
 @_typing.final
 class Chunk(_message.Message):
     """A piece of a message that is too large for one call's: its bytes, cut anywhere. All pieces but the last have at least
-    4 KiB; `whole` stands in the first.
+    4 KiB, none has more than 1 MiB; `whole` stands in the first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

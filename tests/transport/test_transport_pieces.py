@@ -47,7 +47,7 @@ def chunk(content: bytes, whole: bytes | None = None, **announced: Any) -> bytes
     if whole is not None:
         told = {"num_bytes": len(whole), "xxh3_128": xxhash.xxh3_128_digest(whole), **announced}
         head.whole.CopyFrom(tensor_pb2.Whole(**told))
-    return codec.encode(Parcel(head, [content]), 10**6)
+    return codec.encode(Parcel(head, [content]), 2 * pieces.CHUNK_BYTES)
 
 
 WHOLE = bytes(range(250)) * 40
@@ -72,6 +72,8 @@ FIRST, REST = WHOLE[:5000], WHOLE[5000:]
         ([chunk(FIRST, WHOLE, xxh3_128=b""), chunk(REST)], "another message than was announced"),
         ([chunk(FIRST, WHOLE, num_bytes=10_001), chunk(REST)], "10000 of 10001 bytes"),
         ([chunk(FIRST, WHOLE, num_bytes=2**63)], "over the maximum of 20000 bytes"),
+        ([chunk(bytes(pieces.CHUNK_BYTES), WHOLE)], "the largest has 1048640"),
+        ([chunk(FIRST, WHOLE), chunk(bytes(pieces.CHUNK_BYTES))], "the largest has 1048640"),
     ],
 )
 def test_anything_but_what_was_announced_is_refused(chunks: list[bytes], match: str) -> None:
