@@ -14,6 +14,7 @@ from torch import Tensor
 from pnode.client.batch import Batch, from_array
 from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode.chain import validate_chain
+from pnode.vnode.requests import Requests
 from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
 from pnode.vnode.tensors import TensorBytes
@@ -32,7 +33,9 @@ class LocalRun:
 
     def __init__(self, specs: Sequence[spec_pb2.VNodeSpec], *, device: str = "cpu", num_threads: int = 1) -> None:
         validate_chain(specs)
-        self._stages = [Stage(_unbounded(spec), device=device, num_threads=num_threads) for spec in specs]
+        whole = [_unbounded(spec) for spec in specs]
+        self._requests = Requests(whole[0])
+        self._stages = [Stage(spec, device=device, num_threads=num_threads) for spec in whole]
 
     @property
     def numerics_class(self) -> str:
@@ -49,6 +52,7 @@ class LocalRun:
         return loss
 
     def _train(self, step: int, microbatch: int, part: Batch, batch_rows: int) -> None:
+        self._requests.microbatch(part.inputs, part.targets)
         values = _tensors(part.inputs)
         for stage in self._stages:
             targets = _tensors(part.targets) if stage is self._stages[-1] else {}
@@ -60,6 +64,7 @@ class LocalRun:
 
     def forward(self, rows: Batch) -> list[TensorBytes]:
         """Inference: the last VNode's outputs, as a driver gets them."""
+        self._requests.forward(rows.inputs)
         values = _tensors(rows.inputs)
         for stage in self._stages:
             values = stage.forward(values)

@@ -27,7 +27,6 @@ from pnode.transport.digests import request_digest
 from pnode.transport.retry import Backoff
 from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import vnode_pb2
-from pnode.vnode import microbatches
 from pnode.vnode.ledger import Answer, Join, StepKey
 from pnode.vnode.tensors import TensorBytes
 
@@ -67,11 +66,14 @@ class TrainChain:
         request = parcel.head
         key = StepKey(request.step, request.microbatch)
         inputs, targets = self._tensors(parcel)
-        admission = self._admit(vnode, parcel, key, (inputs, targets), deadline)
+        vnode.check_caller(request.caller)
+        # What is handed over counts as the VNode's, so it may not be more than its spec says.
+        rows = vnode.requests.microbatch(inputs, targets)
+        admission = self._admit(vnode, parcel, key, deadline)
         if isinstance(admission, Answer):
             return _again(admission.reply)
         try:
-            return self._run(vnode, request, key, inputs, targets, deadline)
+            return self._run(vnode, request, key, (inputs, targets), rows, deadline)
         except BaseException:
             self._abandon(vnode, request, key)
             raise
@@ -81,16 +83,12 @@ class TrainChain:
         every = unpack([*inputs, *targets], parcel.payloads, max_bytes=self._max_whole_bytes)
         return every[: len(inputs)], every[len(inputs) :]
 
-    def _admit(
-        self, vnode: HostedVNode, parcel: TrainRequest, key: StepKey, tensors: _InputsAndTargets, deadline: Deadline
-    ) -> object:
+    def _admit(self, vnode: HostedVNode, parcel: TrainRequest, key: StepKey, deadline: Deadline) -> object:
         request, digest = parcel.head, request_digest(parcel)
         with vnode.changed:
             while True:
                 vnode.check(request.fence)
                 vnode.check_caller(request.caller)
-                # What is handed over counts as the VNode's, so it may not be more than its spec says.
-                microbatches.check(vnode.spec, *tensors)
                 admission = vnode.ledger.admit(key, digest)
                 if not isinstance(admission, Join):
                     deadline.caller.hand_over()
@@ -103,11 +101,11 @@ class TrainChain:
         vnode: HostedVNode,
         request: vnode_pb2.TrainRequest,
         key: StepKey,
-        inputs: Sequence[TensorBytes],
-        targets: Sequence[TensorBytes],
+        tensors: _InputsAndTargets,
+        rows: int,
         deadline: Deadline,
     ) -> TrainReply:
-        owns_loss = not vnode.spec.downstream
+        (inputs, targets), owns_loss = tensors, not vnode.spec.downstream
         step = {"step": key.step, "microbatch": key.microbatch}
         begin = {**step, "batch_rows": request.batch_rows, "num_inputs": len(inputs)}
         with vnode.commanding(request.fence, deadline):
@@ -118,6 +116,7 @@ class TrainChain:
             below = self._downstream(vnode, request, begun.tensors, targets, deadline.passed_down())
             loss_sum = below.head.loss_sum
             gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_whole_bytes)
+            vnode.requests.gradients(gradients, rows)
         self._await_turn(vnode, request, key, deadline)
         # Whoever has gone by now costs no backward; from here on it is carried through.
         deadline.check()

@@ -16,7 +16,7 @@ from pnode.node.hosted import HostedVNode, Reply
 from pnode.observe.counters import Counters
 from pnode.transport.deadline import Deadline
 from pnode.transport.turns import Bounds
-from pnode.v1 import spec_pb2, vnode_pb2
+from pnode.v1 import vnode_pb2
 from pnode.vnode import bounds
 from pnode.vnode.tensors import TensorBytes
 
@@ -52,8 +52,9 @@ def forward(
     queue: Bounds,
     counters: Counters,
 ) -> Waiting:
-    """Run one Forward, with others where that is possible. Raises Busy where the queue is full."""
-    mine = Waiting(fence, inputs, deadline, _joinable_rows(vnode.spec, inputs))
+    """Run one Forward, with others where that is possible. Raises BadRequest, or Busy where the queue is full."""
+    rows = vnode.requests.forward(inputs)
+    mine = Waiting(fence, inputs, deadline, rows if vnode.spec.profile in bounds.ROW_INDEPENDENT_PROFILES else 0)
     ticket = vnode.turns.ask(deadline.caller.name, offer=mine if mine.rows else None, bounds=queue)
     if vnode.turns.wait(ticket, deadline):
         along = []
@@ -152,15 +153,3 @@ def _rows(output: TensorBytes, begin: int, end: int) -> TensorBytes:
     row_bytes = len(output.payload) // output.shape[0]
     part = memoryview(output.payload)[begin * row_bytes : end * row_bytes]
     return output._replace(shape=(end - begin, *output.shape[1:]), payload=part)
-
-
-def _joinable_rows(spec: spec_pb2.VNodeSpec, inputs: Sequence[TensorBytes]) -> int:
-    """Its rows, if it is just what the spec wants, of a profile that may be joined; else 0: the worker says why not."""
-    if spec.profile not in bounds.ROW_INDEPENDENT_PROFILES:
-        return 0
-    given = {tensor.name: (tensor.dtype, *tensor.shape[1:]) for tensor in inputs}
-    if given != {wanted.name: (wanted.dtype, *wanted.shape) for wanted in spec.inputs}:
-        return 0
-    rows = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
-    number = rows.pop() if len(rows) == 1 else 0
-    return number if 1 <= number <= spec.limits.max_rows else 0

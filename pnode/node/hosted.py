@@ -16,6 +16,7 @@ from pnode.transport.turns import FairTurns
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 from pnode.vnode import sizes
 from pnode.vnode.ledger import RETRY_AFTER_S, Ledger
+from pnode.vnode.requests import Requests
 from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class HostedVNode:
 
     def __init__(self, request: node_pb2.AllocateRequest, *, fork: Fork, shelf: StateShelf, on_lost: OnLost) -> None:
         self.spec = request.spec
+        self.requests = Requests(request.spec)
         self._record = request.record
         self._fork = fork
         self._shelf = shelf

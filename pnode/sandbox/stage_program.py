@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import samebits
 import torch
@@ -104,23 +104,12 @@ class StageCommands:
 
 def _seen(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
     """Tensors over the inbox itself, good until the next command writes it: for what copies whatever it keeps."""
-    return _named(tensors, as_torch)
+    return {tensor.name: as_torch(tensor) for tensor in tensors}
 
 
 def _unpacked(tensors: Sequence[TensorBytes]) -> dict[str, torch.Tensor]:
     """Copies: autograd may keep a gradient that it is given, or add to it in place."""
-    return _named(tensors, to_torch)
-
-
-def _named(tensors: Sequence[TensorBytes], convert: Callable[[TensorBytes], torch.Tensor]) -> dict[str, torch.Tensor]:
-    for tensor in tensors:
-        if 0 in tensor.shape:
-            # Every spec wants some. Beside a zero the other dimensions are anyone's claim, and torch may choke on them.
-            raise BadRequest(f"tensor {tensor.name!r} has no elements: {list(tensor.shape)}")
-    found = {tensor.name: convert(tensor) for tensor in tensors}
-    if len(found) != len(tensors):
-        raise BadRequest("a tensor came twice")
-    return found
+    return {tensor.name: to_torch(tensor) for tensor in tensors}
 
 
 def _packed(tensors: Mapping[str, torch.Tensor]) -> list[TensorBytes]:

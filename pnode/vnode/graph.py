@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pnode.vnode import requests
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -21,10 +19,6 @@ class Graph:
     row_losses: Tensor | None
     rows: int
     batch_rows: int
-
-    def check(self, gradients: Mapping[str, Tensor]) -> None:
-        """Raise BadRequest unless every float output has its gradient, and nothing else has one."""
-        requests.check_gradients(self._float_outputs(), gradients)
 
     def accumulate(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Backward from all roots at once. Parameters' gradients go on in their buffers; the leaves' are returned."""

@@ -1,84 +1,89 @@
-"""What a stage is given: names, dtypes, shapes and ranges, checked against the spec before anything is computed."""
+"""What comes from outside for a VNode, judged by its spec: names, dtypes, shapes and numbers of rows.
+
+The front asks this once, before anything is kept for a request or enters the worker. The worker relies on it, and adds
+what only it can judge: values (values.py). Knows no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Sequence
 
 from pnode.errors import BadRequest
 from pnode.v1 import spec_pb2, tensor_pb2
-from pnode.vnode import sizes
+from pnode.vnode import allow_list, sizes
 from pnode.vnode.bounds import shown
-from pnode.vnode.torch_tensors import DTYPES
+from pnode.vnode.tensors import FLOATS, ITEM_BYTES, TensorBytes, dtype_name
+
+# A loss reads one class for each row.
+_TARGET_BYTES = ITEM_BYTES[tensor_pb2.DTYPE_I64]
+# Of tensors by name: their dtype, and the shape of one row.
+_Wanted = dict[str, tuple[int, tuple[int, ...]]]
 
 
-def check_tensors(
-    spec: spec_pb2.VNodeSpec,
-    given: Mapping[str, Tensor],
-    wanted: Iterable[tensor_pb2.TensorSpec],
-    word: str,
-    *,
-    training: bool,
-) -> int:
-    """The number of rows that all of them have. Raises BadRequest unless they are as the spec wants them."""
-    specs = list(wanted)
-    _check_names(given, [tensor.name for tensor in specs], word)
-    rows = {_check_tensor(given[tensor.name], tensor, word) for tensor in specs}
-    if len(rows) != 1:
-        raise BadRequest(f"the {word}s have different numbers of rows: {sorted(rows)}")
-    (number,) = rows
-    most = sizes.training_rows(spec) if training else spec.limits.max_rows
-    if not 1 <= number <= most:
-        limit = "microbatch_rows" if most < spec.limits.max_rows else "max_rows"
-        raise BadRequest(f"expected 1 to {most} rows (limits.{limit}), got {number}")
-    return number
+class Requests:
+    """The judge of one VNode's requests. Its spec must be valid."""
+
+    def __init__(self, spec: spec_pb2.VNodeSpec) -> None:
+        self._inputs = _wanted(spec.inputs)
+        self._targets = _wanted(spec.targets) if spec.HasField("loss") else None
+        values = allow_list.value_shapes(spec)
+        outputs = [] if spec.HasField("loss") else [values[name] for name in spec.outputs]
+        self._gradients = {name: (dtype, shape) for name, dtype, shape in outputs if dtype in FLOATS}
+        self._max_rows = int(spec.limits.max_rows)
+        self._training_rows = sizes.training_rows(spec)
+
+    def forward(self, inputs: Sequence[TensorBytes]) -> int:
+        """The rows of a Forward. Raises BadRequest unless its inputs are those of the spec."""
+        rows = _rows(self._inputs, inputs, "input")
+        if len(rows) != 1:
+            raise BadRequest(f"the inputs have different numbers of rows: {sorted(rows)}")
+        (number,) = rows
+        if not 1 <= number <= self._max_rows:
+            raise BadRequest(f"expected 1 to {self._max_rows} rows (limits.max_rows), got {number}")
+        return number
+
+    def microbatch(self, inputs: Sequence[TensorBytes], targets: Sequence[TensorBytes]) -> int:
+        """The rows of a Train. Raises BadRequest unless its inputs and targets are those of the spec.
+
+        Targets that are passed on are named by the spec of the VNode that owns the loss: here only their size is known.
+        """
+        rows = _rows(self._inputs, inputs, "input")
+        if self._targets is not None:
+            rows |= _rows(self._targets, targets, "target")
+        if len(rows) != 1:
+            raise BadRequest(f"inputs and targets have different numbers of rows: {sorted(rows)}")
+        (number,) = rows
+        if not 1 <= number <= self._training_rows:
+            raise BadRequest(f"expected 1 to {self._training_rows} rows of a microbatch, got {number}")
+        num_bytes = sum(len(target.payload) for target in targets)
+        if num_bytes > number * _TARGET_BYTES:
+            raise BadRequest(f"{num_bytes} bytes of targets for {number} rows: a loss reads one class for each")
+        return number
+
+    def gradients(self, given: Sequence[TensorBytes], rows: int) -> None:
+        """Raises BadRequest unless downstream gave a gradient for each float output of a microbatch, of its shape."""
+        found = _rows(self._gradients, given, "output gradient")
+        if found - {rows}:
+            raise BadRequest(f"output gradients have {sorted(found)} rows, their microbatch has {rows}")
 
 
-def check_targets(spec: spec_pb2.VNodeSpec, targets: Mapping[str, Tensor], rows: int, num_classes: int) -> None:
-    """Targets come to the owner of the loss alone, one class of those that the logits have for each row."""
-    if not spec.HasField("loss"):
-        _check_names(targets, [], "target")
-        return
-    if check_tensors(spec, targets, spec.targets, "target", training=True) != rows:
-        raise BadRequest(f"expected targets for {rows} rows, as many as the inputs have")
-    for name, target in targets.items():
-        _check_classes(name, target, num_classes)
+def _wanted(tensors: Iterable[tensor_pb2.TensorSpec]) -> _Wanted:
+    return {tensor.name: (int(tensor.dtype), tuple(tensor.shape)) for tensor in tensors}
 
 
-def _check_classes(name: str, target: Tensor, num_classes: int) -> None:
-    """Raises BadRequest for a class outside 0 .. num_classes - 1."""
-    wrong = (target < 0) | (target >= num_classes)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise BadRequest(f"target {name!r}: class {int(target[row])} of row {row} is outside 0 .. {num_classes - 1}")
+def _rows(wanted: _Wanted, given: Sequence[TensorBytes], word: str) -> set[int]:
+    """The numbers of rows that they have."""
+    found = {tensor.name: tensor for tensor in given}
+    for name in sorted(wanted.keys() - found.keys()):
+        raise BadRequest(f"{word} {name!r} is missing")
+    for name in sorted(found.keys() - wanted.keys()):
+        raise BadRequest(f"{word} {shown(name)} is not one of {list(wanted)}")
+    return {_num_rows(found[name], dtype, row, word) for name, (dtype, row) in wanted.items()}
 
 
-def check_gradients(outputs: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """One gradient for each output, of its dtype and shape."""
-    _check_names(given, list(outputs), "output gradient")
-    for name, output in outputs.items():
-        if given[name].dtype != output.dtype or given[name].shape != output.shape:
-            raise BadRequest(
-                f"output gradient {name!r}: expected {output.dtype} of {list(output.shape)}, "
-                f"got {given[name].dtype} of {list(given[name].shape)}"
-            )
-
-
-def _check_names(given: Mapping[str, Tensor], wanted: list[str], word: str) -> None:
-    for name in wanted:
-        if name not in given:
-            raise BadRequest(f"{word} {name!r} is missing")
-    for name in given:
-        if name not in wanted:
-            raise BadRequest(f"{word} {shown(name)} is not one of {wanted}")
-
-
-def _check_tensor(given: Tensor, wanted: tensor_pb2.TensorSpec, word: str) -> int:
-    dtype: torch.dtype = DTYPES[wanted.dtype]
+def _num_rows(given: TensorBytes, dtype: int, row: tuple[int, ...], word: str) -> int:
     if given.dtype != dtype:
-        raise BadRequest(f"{word} {wanted.name!r}: expected {dtype}, got {given.dtype}")
-    if given.dim() < 1 or tuple(given.shape[1:]) != tuple(wanted.shape):
-        raise BadRequest(f"{word} {wanted.name!r}: expected [rows, *{list(wanted.shape)}], got {list(given.shape)}")
-    return int(given.shape[0])
+        raise BadRequest(f"{word} {given.name!r}: expected {dtype_name(dtype)}, got {dtype_name(given.dtype)}")
+    if not given.shape or given.shape[1:] != row:
+        raise BadRequest(f"{word} {given.name!r}: expected [rows, *{list(row)}], got {list(given.shape)}")
+    return given.shape[0]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pnode.errors import BadRequest, StepMismatch, WorkerLost
 from pnode.v1 import spec_pb2
-from pnode.vnode import allow_list, bounds, liveness, requests, state
+from pnode.vnode import allow_list, bounds, liveness, state, values
 from pnode.vnode.graph import Graph
 from pnode.vnode.module import Module
 from pnode.vnode.optimizing import OptimizerSteps
@@ -44,7 +44,10 @@ class Applied(NamedTuple):
 
 
 class Stage:
-    """One VNode as torch computes it. Not for several threads; errors leave it as it was unless they say Restore."""
+    """One VNode as torch computes it. Not for several threads; errors leave it as it was unless they say Restore.
+
+    Names, dtypes and shapes of what it is given are those of the spec: whoever calls it has judged them (requests.py).
+    """
 
     def __init__(self, spec: spec_pb2.VNodeSpec, *, device: str = "cpu", num_threads: int = 1) -> None:
         """Initial parameters at version 0. Raises SpecError, or ConfigError for a device that will not do."""
@@ -88,9 +91,8 @@ class Stage:
     # Inference
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The spec's outputs (or the logits) for `inputs` of [rows, ..]. Raises BadRequest."""
+        """The spec's outputs (or the logits) for `inputs` of [rows, ..]."""
         self._check_whole()
-        requests.check_tensors(self._spec, inputs, self._spec.inputs, "input", training=False)
         with torch.no_grad():
             placed = {name: value.to(self._profile.device).contiguous() for name, value in inputs.items()}
             return _handed_out(self._module.run(placed, liveness.forward_roots(self._spec)))
@@ -108,8 +110,9 @@ class Stage:
         self._check_whole()
         self._check_step(step)
         self._make_room(microbatch)
-        rows = requests.check_tensors(self._spec, inputs, self._spec.inputs, "input", training=True)
-        requests.check_targets(self._spec, targets, rows, self._num_classes)
+        rows = int(next(iter(inputs.values())).shape[0])
+        for name, target in targets.items():
+            values.check_classes(name, target, self._num_classes)
         self._check_rows(rows, batch_rows, in_already=microbatch < self._accumulated)
         leaves = {name: self._leaf(value) for name, value in inputs.items()}
         with torch.enable_grad():
@@ -142,7 +145,7 @@ class Stage:
     ) -> Finished:
         """Backward of a microbatch that has begun. Every float output needs its gradient; of the last VNode, none.
 
-        Raises StepMismatch for another step, out of turn, or without a begin; BadRequest.
+        Raises StepMismatch for another step, out of turn, or without a begin; BadRequest for too many rows.
         """
         self._check_whole()
         self._check_step(step)
@@ -153,7 +156,6 @@ class Stage:
             raise StepMismatch(f"it is the turn of microbatch {self._accumulated}, not of {microbatch}")
         duplicate = microbatch < self._accumulated
         self._check_rows(graph.rows, graph.batch_rows, in_already=duplicate)
-        graph.check(output_gradients)
         if not duplicate:
             found = self._accumulate(graph, output_gradients)
         elif want_input_gradients:

@@ -16,6 +16,8 @@ ITEM_BYTES: dict[int, int] = {
     tensor_pb2.DTYPE_U8: 1,
     tensor_pb2.DTYPE_BOOL: 1,
 }
+# Values of these have gradients; operators compute with them.
+FLOATS = frozenset({tensor_pb2.DTYPE_F32, tensor_pb2.DTYPE_BF16})
 
 
 class TensorBytes(NamedTuple):

@@ -30,6 +30,7 @@ from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.tensors import metas, payloads, unpack
 from pnode.v1 import orchestrator_pb2, vnode_pb2
+from pnode.vnode.requests import Requests
 from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
 
@@ -261,9 +262,7 @@ class FakeNode:
             self.network.changed.notify_all()
             return vnode_pb2.TrainReply()
 
-        reply = self._call(request.fence, work)
-        assert isinstance(reply, vnode_pb2.TrainReply)
-        return Parcel(reply)
+        return Parcel(self._call(request.fence, work))
 
     def _await_turn(self, request: vnode_pb2.TrainRequest, deadline: Deadline) -> None:
         network, stage = self.network, self._stage
@@ -277,8 +276,9 @@ class FakeNode:
         """All VNodes, one after the other; one that is dead stops it half way, as a real chain is stopped."""
         request, stages = parcel.head, self.network.stages
         tensors = unpack([*request.inputs, *request.targets], parcel.payloads, max_bytes=1 << 20)
-        values = _tensors(tensors[: len(request.inputs)])
-        targets = _tensors(tensors[len(request.inputs) :])
+        inputs, labels = tensors[: len(request.inputs)], tensors[len(request.inputs) :]
+        Requests(self.network._spec.vnodes[0]).microbatch(inputs, labels)
+        values, targets = _tensors(inputs), _tensors(labels)
         for index, stage in enumerate(stages):
             self.network._check_alive([index])
             given = targets if stage is stages[-1] else {}
@@ -291,8 +291,8 @@ class FakeNode:
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         deadline.check()
-        applied = self._call(request.fence, lambda: self._stage.apply(request.step, request.num_microbatches))
-        return vnode_pb2.ApplyReply(version=applied.version, loss=applied.loss)
+        done = self._call(request.fence, lambda: self._stage.apply(request.step, request.num_microbatches))
+        return vnode_pb2.ApplyReply(version=done.version, loss=done.loss)
 
     def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         deadline.check()
@@ -305,8 +305,7 @@ class FakeNode:
         deadline.check()
 
         def work() -> vnode_pb2.DescribeReply:
-            stage = self._stage
-            fence = self.network.fence(self.index)
+            stage, fence = self._stage, self.network.fence(self.index)
             return vnode_pb2.DescribeReply(fence=fence, version=stage.version, accumulated=stage.accumulated)
 
         reply = self.network.call(self.index, work)

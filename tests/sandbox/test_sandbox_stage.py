@@ -113,11 +113,6 @@ def test_a_callers_mistake_costs_nothing(stage: WorkerProcess) -> None:
     x, label = batch()
     good: dict[str, object] = {"step": 0, "microbatch": 0, "batch_rows": 4, "num_inputs": 1}
     mistakes: list[tuple[type[PNodeError], str, dict[str, object], list[TensorBytes]]] = [
-        (BadRequest, "forward", {}, [x._replace(name="y")]),
-        (BadRequest, "forward", {}, [x, x]),
-        (BadRequest, "forward", {}, [x._replace(shape=(2, 32))]),
-        (BadRequest, "forward", {}, [TensorBytes("x", DTYPE_I64, (2, 16), bytes(256))]),
-        (BadRequest, "forward", {}, []),
         (BadRequest, "begin", {**good, "step": "0"}, [x, label]),
         (BadRequest, "begin", {"step": 0}, [x, label]),
         (BadRequest, "begin", good, [x, label._replace(payload=b"\xff" * 32)]),

@@ -15,25 +15,6 @@ from pnode.vnode.stage import Applied, Stage
 
 X = torch.zeros(ROWS, 3, 4)
 LABEL = torch.zeros(ROWS, dtype=torch.int64)
-BAD_INPUTS: list[tuple[dict[str, Tensor], str]] = [
-    ({}, "input 'x0' is missing"),
-    ({"x0": X, "x9": X}, "input 'x9' is not one of"),
-    ({"x0": X.double()}, "expected torch.float32, got torch.float64"),
-    ({"x0": X[:, :2]}, r"expected \[rows, \*\[3, 4\]\], got \[6, 2, 4\]"),
-    ({"x0": X[0]}, r"got \[3, 4\]"),
-    ({"x0": torch.zeros(())}, r"got \[\]"),
-    ({"x0": X[:0]}, "expected 1 to 64 rows"),
-    ({"x0": torch.zeros(65, 3, 4)}, "expected 1 to 64 rows"),
-]
-BAD_TARGETS: list[tuple[dict[str, Tensor], str]] = [
-    ({}, "target 'label' is missing"),
-    ({"label": LABEL, "more": LABEL}, "target 'more' is not one of"),
-    ({"label": LABEL.int()}, "expected torch.int64"),
-    ({"label": LABEL[:2]}, "targets for 6 rows"),
-    ({"label": LABEL[:, None]}, r"expected \[rows, \*\[\]\]"),
-    ({"label": LABEL + 5}, r"class 5 of row 0 is outside 0 \.\. 4"),
-    ({"label": LABEL - 1}, "class -1 of row 0"),
-]
 
 
 @pytest.fixture(params=["samebits-1", "torch"], autouse=True)
@@ -44,65 +25,17 @@ def profile(request: pytest.FixtureRequest) -> Any:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(("inputs", "why"), BAD_INPUTS)
-def test_bad_inputs_are_refused_and_nothing_is_lost(profile: str, inputs: dict[str, Tensor], why: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "why"), [(LABEL + 5, r"class 5 of row 0 is outside 0 \.\. 4"), (LABEL - 1, "class -1")]
+)
+def test_bad_classes_are_refused_and_nothing_is_lost(profile: str, label: Tensor, why: str) -> None:
     stage = classifier_stage(profile=profile)
     with pytest.raises(BadRequest, match=why):
-        stage.begin(0, 0, ROWS, inputs, {"label": LABEL})
-    with pytest.raises(BadRequest, match=why):
-        stage.forward(inputs)
-    assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
-
-
-def test_a_microbatch_has_its_own_most_rows_and_a_forward_may_have_more(profile: str) -> None:
-    bounded = spec(classifier(profile=profile))
-    bounded.limits.microbatch_rows = ROWS - 1
-    stage = Stage(bounded)
-    with pytest.raises(BadRequest, match=rf"expected 1 to {ROWS - 1} rows \(limits\.microbatch_rows\), got {ROWS}"):
-        stage.begin(0, 0, ROWS, {"x0": X}, {"label": LABEL})
-    assert stage.forward({"x0": torch.zeros(64, 3, 4)})
-    with pytest.raises(BadRequest, match=r"expected 1 to 64 rows \(limits\.max_rows\), got 65"):
-        stage.forward({"x0": torch.zeros(65, 3, 4)})
-
-
-@pytest.mark.parametrize(("targets", "why"), BAD_TARGETS)
-def test_bad_targets_are_refused_and_nothing_is_lost(profile: str, targets: dict[str, Tensor], why: str) -> None:
-    stage = classifier_stage(profile=profile)
-    with pytest.raises(BadRequest, match=why):
-        stage.begin(0, 0, ROWS, {"x0": X}, targets)
+        stage.begin(0, 0, ROWS, {"x0": X}, {"label": label})
     assert train_step(stage, 0) == train_step(classifier_stage(profile=profile), 0)
 
 
 G = torch.ones(ROWS, 6)
-
-
-@pytest.mark.parametrize(
-    ("gradients", "why"),
-    [
-        ({}, "output gradient 'e' is missing"),
-        ({"e": G}, "output gradient 'b' is missing"),
-        ({"e": G, "b": G, "tag": G}, "output gradient 'tag' is not one of"),
-        ({"e": G[:2], "b": G}, "'e': expected"),
-        ({"e": G, "b": G.double()}, "'b': expected"),
-    ],
-)
-def test_bad_output_gradients_are_refused_and_nothing_is_lost(
-    profile: str, gradients: dict[str, Tensor], why: str
-) -> None:
-    stage = middle_stage(profile=profile)
-    inputs, good = middle_rows()
-    stage.begin(0, 0, ROWS, inputs, {})
-    with pytest.raises(BadRequest, match=why):
-        stage.finish(0, 0, gradients, want_input_gradients=True)
-    assert stage.accumulated == 0
-    stage.finish(0, 0, good, want_input_gradients=True)
-    assert stage.accumulated == 1
-
-
-def test_targets_come_to_the_owner_of_the_loss_alone(profile: str) -> None:
-    stage = middle_stage(profile=profile)
-    with pytest.raises(BadRequest, match="target 'label' is not one of"):
-        stage.begin(0, 0, ROWS, middle_rows()[0], {"label": LABEL})
 
 
 def test_after_a_failed_change_only_restore_is_allowed(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
