@@ -15,10 +15,12 @@ class ServerTls(NamedTuple):
     """`identity` is asked at every handshake, so a renewed certificate needs no restart.
 
     `of_members`: only those with a certificate of the same authority may connect. Else anybody may: a door.
+    `came` is told of every connection, before anything is known of it.
     """
 
     identity: Callable[[], TlsIdentity]
     of_members: bool = True
+    came: Callable[[], None] = lambda: None
 
 
 def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
@@ -29,6 +31,7 @@ def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
 
     def current() -> grpc.ServerCertificateConfiguration:
         nonlocal shown, configuration
+        tls.came()
         found = tls.identity()
         if found is not shown:
             configuration = _configuration(found, of_members=tls.of_members)

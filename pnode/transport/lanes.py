@@ -22,6 +22,8 @@ class Lane(ThreadPoolExecutor):
         super().__init__(threads, thread_name_prefix=f"pnode-{name}")
         self.name = name
         self.capacity = threads + queue
+        # Told by whose connection each call came, where somebody asks.
+        self.heard: Callable[[str], None] | None = None
         self._changed = threading.Condition()
         self._num_calls = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
@@ -12,6 +13,7 @@ from pnode.errors import ConfigError
 from pnode.observe.counters import Counters
 from pnode.transport import arenas, health, methods
 from pnode.transport.api import DoorApi, NodeApi, OrchestratorApi, RunsApi, VNodesApi
+from pnode.transport.arrivals import Arrivals
 from pnode.transport.channels import MAX_MESSAGE_BYTES, MAX_WHOLE_BYTES, size_options
 from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
@@ -91,6 +93,11 @@ def make_server(
     arenas.use_few()
     lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
     watch, counters = Watch(), counters or Counters()
+    if tls is not None and tls.of_members:
+        # At a door anybody may look at the certificate and go: joiners do.
+        arrivals = Arrivals(watch, counters)
+        tls = tls._replace(came=arrivals.came)
+        lanes.tell(arrivals.heard)
 
     def limits(budget_bytes: int, queue: Bounds | None, receive_s: float = receive_s) -> CallLimits:
         intake = Intake(
@@ -164,6 +171,11 @@ class _Lanes:
     @property
     def every(self) -> tuple[Lane, ...]:
         return (*self.calls, self.health, self.streams, self.refusals)
+
+    def tell(self, heard: Callable[[str], None]) -> None:
+        """Have somebody told by whose connection each call came."""
+        for lane in self.every:
+            lane.heard = heard
 
 
 class Server:

@@ -61,6 +61,8 @@ class Behaviour:
     experimental_thread_pool: Lane
 
     def __call__(self, request: Any, context: Context) -> Any:
+        if self.experimental_thread_pool.heard is not None:
+            self.experimental_thread_pool.heard(context.peer())
         return self.answer(request, context)
 
 
