@@ -90,9 +90,8 @@ class Driver:
         self._closing = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
         self._lease = RunLease(runs, spec, settings.holder, closing=self._closing, backoff=self._backoff)
+        self._specs = tuple(spec.vnodes)
         # Calls that were left behind may still wait for their deadlines while others are sent.
-        # What the narrowest VNode admits: more would only be refused, and asked again after a pause.
-        self._window = min((vnode.window for vnode in spec.vnodes), default=1)
         num_threads = 4 * max(settings.num_microbatches, len(spec.vnodes))
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="driver")
         self._reports = ThreadPoolExecutor(1, thread_name_prefix="reports")
@@ -213,7 +212,7 @@ class Driver:
                 status,
                 self._vnodes,
                 self._threads,
-                window=self._window,
+                specs=self._specs,
                 call_s=self._settings.call_s,
                 grace_s=self._settings.grace_s,
                 max_whole_bytes=self._settings.max_whole_bytes,

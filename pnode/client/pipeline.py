@@ -16,7 +16,8 @@ from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
 from pnode.transport.retry import Backoff, retry
 from pnode.transport.tensors import metas, payloads, unpack
-from pnode.v1 import orchestrator_pb2, vnode_pb2
+from pnode.v1 import orchestrator_pb2, spec_pb2, vnode_pb2
+from pnode.vnode import sizes
 from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ OnFailure = Callable[[vnode_pb2.Fence, PNodeError], None]
 class Pipeline:
     """All VNodes in model order, under the fences of one generation.
 
-    window: microbatches that every VNode admits at once, so that the driver never sends one to be refused.
-    call_s: the deadline of each call. grace_s: how long the others have to end when one has failed. on_failure: told
-    at once, from the thread of the call that failed.
+    specs: of the same VNodes. What the narrowest of them admits is under way at once: more would only be refused, and
+    asked again after a pause. call_s: the deadline of each call. grace_s: how long the others have to end when one has
+    failed. on_failure: told at once, from the thread of the call that failed.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Pipeline:
         vnodes: Callable[[str], VNodesApi],
         threads: Executor,
         *,
-        window: int,
+        specs: Sequence[spec_pb2.VNodeSpec],
         call_s: float,
         grace_s: float,
         max_whole_bytes: int,
@@ -60,7 +61,8 @@ class Pipeline:
         self.generation = status.generation
         self._places = [Place(location.fence, vnodes(location.address)) for location in status.locations]
         self._threads = threads
-        self._window = window
+        self._specs = {spec.id: spec for spec in specs}
+        self._window = min((spec.window for spec in specs), default=1)
         self._call_s = call_s
         self._grace_s = grace_s
         self._max_whole_bytes = max_whole_bytes
@@ -134,7 +136,8 @@ class Pipeline:
         """Inference through all VNodes, one after the other."""
         tensors: Sequence[TensorBytes] = rows.inputs
         for place in self._places:
-            request = vnode_pb2.ForwardRequest(fence=place.fence, inputs=metas(tensors))
+            most = sizes.output_bytes(self._specs[place.fence.vnode], rows.num_rows)
+            request = vnode_pb2.ForwardRequest(fence=place.fence, inputs=metas(tensors), max_output_bytes=most)
             reply = self._call(place, _forwarding(Parcel(request, payloads(tensors))))
             tensors = unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_whole_bytes)
         return list(tensors)

@@ -1,7 +1,7 @@
 """Payloads compressed on their way: declared tensor by tensor, without loss, and off unless configured.
 
 Only the wire knows: what is sent is compressed last, what came is as it was before anything else looks at it. So
-digests, retries and whoever computes see the same request either way. A reply is compressed where its request was.
+digests, retries and whoever computes see the same request either way. A reply is compressed where its request asks.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ def is_compressed(parcel: Parcel[Any]) -> bool:
     metas = _metas(parcel.head)
     # More are refused by whoever counts them.
     return len(metas) <= MAX_TENSORS and any(meta.compression != COMPRESSION_UNSPECIFIED for meta in metas)
+
+
+def asking(parcel: Parcel[M]) -> Parcel[M]:
+    """The request to send: compressed, and the reply may be."""
+    head: Any = _copied(parcel.head)
+    head.accepts = COMPRESSION_ZSTD
+    return compressed(Parcel(head, parcel.payloads))
+
+
+def asks(head: Any) -> bool:
+    """Whether whoever sent this request reads compressed replies."""
+    return bool(head.accepts == COMPRESSION_ZSTD)
 
 
 def compressed(parcel: Parcel[M]) -> Parcel[M]:

@@ -32,7 +32,8 @@ Reply = TypeVar("Reply", bound=Message)
 
 # gRPC's clock cannot count further than some hundred years; a day is longer than any call.
 _MAX_TIMEOUT_S = 86_400.0
-
+# What a reply has beside its tensors: their names and shapes, of as many as there may be.
+_HEAD_BYTES = 1 << 20
 
 # One exchange: a request goes out with its headers, a reply comes in.
 _Send = Callable[[Deadline, Metadata], Buffer]
@@ -66,16 +67,18 @@ class _Remote:
 
         What is too large for one message goes in pieces. How large the reply is only the peer knows: where that is too
         large, the same call is sent again, in pieces, and is recognised there. `max_bytes` of tensors are in it
-        at most, where the caller knows: as much memory as that a compressed one may take.
+        at most, where the caller knows: a peer that sends more makes us hold one message more, or none of its pieces.
         """
-        sent = compression.compressed(request) if self._pool.compresses else request
+        sent = compression.asking(request) if self._pool.compresses else request
         parts = codec.pieces(sent)
         most = self._pool.max_whole_bytes if max_bytes is None else min(max_bytes, self._pool.max_whole_bytes)
 
         def read(raw: Buffer) -> Parcel[Reply]:
             came = codec.decode(reply, raw)
-            if compression.is_compressed(came) and not compression.is_compressed(sent):
-                raise BadRequest("it is compressed, and the request was not")
+            if max_bytes is not None and sum(map(len, came.payloads)) > most:
+                raise TooLarge(f"its tensors have more than the {most} bytes that were asked for")
+            if compression.is_compressed(came) and not compression.asks(sent.head):
+                raise BadRequest("it is compressed, which was not asked for")
             return compression.plain(came, most, lambda num_bytes: None)
 
         def asked(send: _Send) -> Parcel[Reply]:
@@ -86,7 +89,7 @@ class _Remote:
                 return asked(self._sending(name, b"".join(parts)))
             except ReplyTooLarge:
                 log.debug("%s at %s: the reply comes in pieces", name, self._address)
-        return asked(self._sending_in_pieces(name, parts))
+        return asked(self._sending_in_pieces(name, parts, max_bytes))
 
     def _asked(self, name: str, head: Message, send: _Send, read: Callable[[Buffer], T], deadline: Deadline) -> T:
         deadline.check()
@@ -115,19 +118,21 @@ class _Remote:
 
         return send
 
-    def _sending_in_pieces(self, name: str, parts: Sequence[Buffer]) -> _Send:
+    def _sending_in_pieces(self, name: str, parts: Sequence[Buffer], max_bytes: int | None) -> _Send:
         num_bytes, most = sum(map(len, parts)), self._pool.max_whole_bytes
         if num_bytes > most:
             raise TooLarge(f"a {name} of {num_bytes} bytes is over the maximum of {most} bytes")
+        expected = most if max_bytes is None else min(most, max_bytes + _HEAD_BYTES)
 
         def send(deadline: Deadline, metadata: Metadata) -> Buffer:
             chunks = pieces.split(parts, self._pool.max_message_bytes)
             with self._calling(name + methods.IN_PIECES) as (channel, path):
                 try:
-                    return _sent_in_pieces(channel.stream_stream(path), chunks, most, deadline, metadata)
-                except TooLarge:
-                    raise
+                    return _sent_in_pieces(channel.stream_stream(path), chunks, expected, deadline, metadata)
                 except BadRequest as error:
+                    if expected == most and isinstance(error, TooLarge):
+                        # More than we are configured to take, and nobody said how much it would be.
+                        raise
                     raise self._garbage(name, error) from error
 
         return send
@@ -194,11 +199,12 @@ class RemoteVNode(_Remote):
     service = methods.VNODES
 
     def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
-        return self._carry("Forward", request, vnode_pb2.ForwardReply, deadline)
+        return self._carry("Forward", request, vnode_pb2.ForwardReply, deadline, request.head.max_output_bytes or None)
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         # A gradient is as large as its input.
-        num_bytes = sum(map(len, request.payloads[: len(request.head.inputs)]))
+        wanted = request.payloads[: len(request.head.inputs)] if request.head.want_input_gradients else ()
+        num_bytes = sum(map(len, wanted))
         return self._carry("Train", request, vnode_pb2.TrainReply, deadline, num_bytes)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:

@@ -206,8 +206,11 @@ def _admitted(
     """What the implementation answers, where the guard lets the request in."""
     head = request.head if isinstance(request, Parcel) else request
     with calling(limits.guard.admit(method, asked.claims, head, asked.context)):
-        if not isinstance(request, Parcel) or not compression.is_compressed(request):
+        if not isinstance(request, Parcel):
             return call(request, asked.deadline)
+        if not compression.asks(head):
+            return call(compression.plain(request, limits.max_whole_bytes, received.reserve), asked.deadline)
+        head.ClearField("accepts")
         plain = compression.plain(request, limits.max_whole_bytes, received.reserve)
         return compression.compressed(call(plain, asked.deadline))
 

@@ -26,43 +26,43 @@ from pnode.v1 import spec_pb2 as pnode_dot_v1_dot_spec__pb2
 from pnode.v1 import tensor_pb2 as pnode_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pnode/v1/vnode.proto\x12\x08pnode.v1\x1a\x13pnode/v1/spec.proto\x1a\x15pnode/v1/tensor.proto\"F\n\x05\x46\x65nce\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05vnode\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"h\n\x0e\x46orwardRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12$\n\x06inputs\x18\x02 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"X\n\x0c\x46orwardReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07outputs\x18\x02 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"\x9c\x02\n\x0cTrainRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x12\n\nmicrobatch\x18\x03 \x01(\r\x12\x18\n\x10num_microbatches\x18\x04 \x01(\r\x12\x12\n\nbatch_rows\x18\x05 \x01(\x04\x12\x1c\n\x14want_input_gradients\x18\x06 \x01(\x08\x12$\n\x06inputs\x18\x07 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12%\n\x07targets\x18\x08 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x1f\n\x06\x63\x61ller\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"r\n\nTrainReply\x12\x10\n\x08loss_sum\x18\x01 \x01(\x02\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12-\n\x0finput_gradients\x18\x03 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"V\n\x0c\x41pplyRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x18\n\x10num_microbatches\x18\x03 \x01(\r\"9\n\nApplyReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x11\n\x04loss\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x07\n\x05_loss\"Q\n\x0bStateRecord\x12\r\n\x05vnode\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"B\n\x0fSnapshotRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\rSnapshotReply\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.pnode.v1.StateRecord\"z\n\x0eRestoreRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12%\n\x06record\x18\x02 \x01(\x0b\x32\x15.pnode.v1.StateRecord\x12!\n\x08upstream\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\"\x1f\n\x0cRestoreReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"-\n\x0f\x44\x65scribeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05vnode\x18\x02 \x01(\t\"\xb5\x01\n\rDescribeReply\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.pnode.v1.VNodeSpec\x12\x1e\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.pnode.v1.VNodeState\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x13\n\x0b\x61\x63\x63umulated\x18\x05 \x01(\r\x12\x16\n\x0enumerics_class\x18\x06 \x01(\t*s\n\nVNodeState\x12\x1b\n\x17VNODE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VNODE_STATE_ALLOCATED\x10\x01\x12\x17\n\x13VNODE_STATE_SERVING\x10\x02\x12\x14\n\x10VNODE_STATE_LOST\x10\x03\x32\xdc\x03\n\x06VNodes\x12;\n\x07\x46orward\x12\x18.pnode.v1.ForwardRequest\x1a\x16.pnode.v1.ForwardReply\x12\x35\n\x05Train\x12\x16.pnode.v1.TrainRequest\x1a\x14.pnode.v1.TrainReply\x12\x35\n\rForwardStream\x12\x0f.pnode.v1.Chunk\x1a\x0f.pnode.v1.Chunk(\x01\x30\x01\x12\x33\n\x0bTrainStream\x12\x0f.pnode.v1.Chunk\x1a\x0f.pnode.v1.Chunk(\x01\x30\x01\x12\x35\n\x05\x41pply\x12\x16.pnode.v1.ApplyRequest\x1a\x14.pnode.v1.ApplyReply\x12>\n\x08Snapshot\x12\x19.pnode.v1.SnapshotRequest\x1a\x17.pnode.v1.SnapshotReply\x12;\n\x07Restore\x12\x18.pnode.v1.RestoreRequest\x1a\x16.pnode.v1.RestoreReply\x12>\n\x08\x44\x65scribe\x12\x19.pnode.v1.DescribeRequest\x1a\x17.pnode.v1.DescribeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pnode/v1/vnode.proto\x12\x08pnode.v1\x1a\x13pnode/v1/spec.proto\x1a\x15pnode/v1/tensor.proto\"F\n\x05\x46\x65nce\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05vnode\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\xaa\x01\n\x0e\x46orwardRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12$\n\x06inputs\x18\x02 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12&\n\x07\x61\x63\x63\x65pts\x18\x14 \x01(\x0e\x32\x15.pnode.v1.Compression\x12\x18\n\x10max_output_bytes\x18\x15 \x01(\x04\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"X\n\x0c\x46orwardReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07outputs\x18\x02 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"\xc4\x02\n\x0cTrainRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x12\n\nmicrobatch\x18\x03 \x01(\r\x12\x18\n\x10num_microbatches\x18\x04 \x01(\r\x12\x12\n\nbatch_rows\x18\x05 \x01(\x04\x12\x1c\n\x14want_input_gradients\x18\x06 \x01(\x08\x12$\n\x06inputs\x18\x07 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12%\n\x07targets\x18\x08 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12&\n\x07\x61\x63\x63\x65pts\x18\x14 \x01(\x0e\x32\x15.pnode.v1.Compression\x12\x1f\n\x06\x63\x61ller\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"r\n\nTrainReply\x12\x10\n\x08loss_sum\x18\x01 \x01(\x02\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12-\n\x0finput_gradients\x18\x03 \x03(\x0b\x32\x14.pnode.v1.TensorMeta\x12\x10\n\x08payloads\x18\x64 \x03(\x0c\"V\n\x0c\x41pplyRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x18\n\x10num_microbatches\x18\x03 \x01(\r\"9\n\nApplyReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x11\n\x04loss\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x07\n\x05_loss\"Q\n\x0bStateRecord\x12\r\n\x05vnode\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"B\n\x0fSnapshotRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\rSnapshotReply\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.pnode.v1.StateRecord\"z\n\x0eRestoreRequest\x12\x1e\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12%\n\x06record\x18\x02 \x01(\x0b\x32\x15.pnode.v1.StateRecord\x12!\n\x08upstream\x18\x32 \x01(\x0b\x32\x0f.pnode.v1.Fence\"\x1f\n\x0cRestoreReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"-\n\x0f\x44\x65scribeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05vnode\x18\x02 \x01(\t\"\xb5\x01\n\rDescribeReply\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.pnode.v1.VNodeSpec\x12\x1e\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0f.pnode.v1.Fence\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.pnode.v1.VNodeState\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x13\n\x0b\x61\x63\x63umulated\x18\x05 \x01(\r\x12\x16\n\x0enumerics_class\x18\x06 \x01(\t*s\n\nVNodeState\x12\x1b\n\x17VNODE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VNODE_STATE_ALLOCATED\x10\x01\x12\x17\n\x13VNODE_STATE_SERVING\x10\x02\x12\x14\n\x10VNODE_STATE_LOST\x10\x03\x32\xdc\x03\n\x06VNodes\x12;\n\x07\x46orward\x12\x18.pnode.v1.ForwardRequest\x1a\x16.pnode.v1.ForwardReply\x12\x35\n\x05Train\x12\x16.pnode.v1.TrainRequest\x1a\x14.pnode.v1.TrainReply\x12\x35\n\rForwardStream\x12\x0f.pnode.v1.Chunk\x1a\x0f.pnode.v1.Chunk(\x01\x30\x01\x12\x33\n\x0bTrainStream\x12\x0f.pnode.v1.Chunk\x1a\x0f.pnode.v1.Chunk(\x01\x30\x01\x12\x35\n\x05\x41pply\x12\x16.pnode.v1.ApplyRequest\x1a\x14.pnode.v1.ApplyReply\x12>\n\x08Snapshot\x12\x19.pnode.v1.SnapshotRequest\x1a\x17.pnode.v1.SnapshotReply\x12;\n\x07Restore\x12\x18.pnode.v1.RestoreRequest\x1a\x16.pnode.v1.RestoreReply\x12>\n\x08\x44\x65scribe\x12\x19.pnode.v1.DescribeRequest\x1a\x17.pnode.v1.DescribeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pnode.v1.vnode_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VNODESTATE']._serialized_start=1491
-  _globals['_VNODESTATE']._serialized_end=1606
+  _globals['_VNODESTATE']._serialized_start=1598
+  _globals['_VNODESTATE']._serialized_end=1713
   _globals['_FENCE']._serialized_start=78
   _globals['_FENCE']._serialized_end=148
-  _globals['_FORWARDREQUEST']._serialized_start=150
-  _globals['_FORWARDREQUEST']._serialized_end=254
-  _globals['_FORWARDREPLY']._serialized_start=256
-  _globals['_FORWARDREPLY']._serialized_end=344
-  _globals['_TRAINREQUEST']._serialized_start=347
-  _globals['_TRAINREQUEST']._serialized_end=631
-  _globals['_TRAINREPLY']._serialized_start=633
-  _globals['_TRAINREPLY']._serialized_end=747
-  _globals['_APPLYREQUEST']._serialized_start=749
-  _globals['_APPLYREQUEST']._serialized_end=835
-  _globals['_APPLYREPLY']._serialized_start=837
-  _globals['_APPLYREPLY']._serialized_end=894
-  _globals['_STATERECORD']._serialized_start=896
-  _globals['_STATERECORD']._serialized_end=977
-  _globals['_SNAPSHOTREQUEST']._serialized_start=979
-  _globals['_SNAPSHOTREQUEST']._serialized_end=1045
-  _globals['_SNAPSHOTREPLY']._serialized_start=1047
-  _globals['_SNAPSHOTREPLY']._serialized_end=1101
-  _globals['_RESTOREREQUEST']._serialized_start=1103
-  _globals['_RESTOREREQUEST']._serialized_end=1225
-  _globals['_RESTOREREPLY']._serialized_start=1227
-  _globals['_RESTOREREPLY']._serialized_end=1258
-  _globals['_DESCRIBEREQUEST']._serialized_start=1260
-  _globals['_DESCRIBEREQUEST']._serialized_end=1305
-  _globals['_DESCRIBEREPLY']._serialized_start=1308
-  _globals['_DESCRIBEREPLY']._serialized_end=1489
-  _globals['_VNODES']._serialized_start=1609
-  _globals['_VNODES']._serialized_end=2085
+  _globals['_FORWARDREQUEST']._serialized_start=151
+  _globals['_FORWARDREQUEST']._serialized_end=321
+  _globals['_FORWARDREPLY']._serialized_start=323
+  _globals['_FORWARDREPLY']._serialized_end=411
+  _globals['_TRAINREQUEST']._serialized_start=414
+  _globals['_TRAINREQUEST']._serialized_end=738
+  _globals['_TRAINREPLY']._serialized_start=740
+  _globals['_TRAINREPLY']._serialized_end=854
+  _globals['_APPLYREQUEST']._serialized_start=856
+  _globals['_APPLYREQUEST']._serialized_end=942
+  _globals['_APPLYREPLY']._serialized_start=944
+  _globals['_APPLYREPLY']._serialized_end=1001
+  _globals['_STATERECORD']._serialized_start=1003
+  _globals['_STATERECORD']._serialized_end=1084
+  _globals['_SNAPSHOTREQUEST']._serialized_start=1086
+  _globals['_SNAPSHOTREQUEST']._serialized_end=1152
+  _globals['_SNAPSHOTREPLY']._serialized_start=1154
+  _globals['_SNAPSHOTREPLY']._serialized_end=1208
+  _globals['_RESTOREREQUEST']._serialized_start=1210
+  _globals['_RESTOREREQUEST']._serialized_end=1332
+  _globals['_RESTOREREPLY']._serialized_start=1334
+  _globals['_RESTOREREPLY']._serialized_end=1365
+  _globals['_DESCRIBEREQUEST']._serialized_start=1367
+  _globals['_DESCRIBEREQUEST']._serialized_end=1412
+  _globals['_DESCRIBEREPLY']._serialized_start=1415
+  _globals['_DESCRIBEREPLY']._serialized_end=1596
+  _globals['_VNODES']._serialized_start=1716
+  _globals['_VNODES']._serialized_end=2192
 # @@protoc_insertion_point(module_scope)

@@ -82,7 +82,13 @@ class ForwardRequest(_message.Message):
 
     FENCE_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    ACCEPTS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
+    accepts: _tensor_pb2.Compression.ValueType
+    """what the outputs may come as, beside plain"""
+    max_output_bytes: _builtins.int
+    """more than that, uncompressed, the caller does not read; 0: whatever it configured"""
     @_builtins.property
     def fence(self) -> Global___Fence: ...
     @_builtins.property
@@ -94,11 +100,13 @@ class ForwardRequest(_message.Message):
         *,
         fence: Global___Fence | None = ...,
         inputs: _abc.Iterable[_tensor_pb2.TensorMeta] | None = ...,
+        accepts: _tensor_pb2.Compression.ValueType = ...,
+        max_output_bytes: _builtins.int = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "inputs", b"inputs", "payloads", b"payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts", b"accepts", "fence", b"fence", "inputs", b"inputs", "max_output_bytes", b"max_output_bytes", "payloads", b"payloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,6 +151,7 @@ class TrainRequest(_message.Message):
     WANT_INPUT_GRADIENTS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    ACCEPTS_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
@@ -153,6 +162,8 @@ class TrainRequest(_message.Message):
     batch_rows: _builtins.int
     """rows of the whole batch: means divide by it"""
     want_input_gradients: _builtins.bool
+    accepts: _tensor_pb2.Compression.ValueType
+    """what the gradients may come as, beside plain; they are no larger than the inputs"""
     @_builtins.property
     def fence(self) -> Global___Fence: ...
     @_builtins.property
@@ -180,12 +191,13 @@ class TrainRequest(_message.Message):
         want_input_gradients: _builtins.bool = ...,
         inputs: _abc.Iterable[_tensor_pb2.TensorMeta] | None = ...,
         targets: _abc.Iterable[_tensor_pb2.TensorMeta] | None = ...,
+        accepts: _tensor_pb2.Compression.ValueType = ...,
         caller: Global___Fence | None = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "caller", b"caller", "fence", b"fence", "inputs", b"inputs", "microbatch", b"microbatch", "num_microbatches", b"num_microbatches", "payloads", b"payloads", "step", b"step", "targets", b"targets", "want_input_gradients", b"want_input_gradients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts", b"accepts", "batch_rows", b"batch_rows", "caller", b"caller", "fence", b"fence", "inputs", b"inputs", "microbatch", b"microbatch", "num_microbatches", b"num_microbatches", "payloads", b"payloads", "step", b"step", "targets", b"targets", "want_input_gradients", b"want_input_gradients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,12 @@ def inbox_bytes(spec: spec_pb2.VNodeSpec) -> int:
     return _pages(max(forward, begin, finish, state_bytes(spec) + SLACK_BYTES))
 
 
+def output_bytes(spec: spec_pb2.VNodeSpec, num_rows: int) -> int:
+    """The outputs of a Forward of so many rows."""
+    outputs = _named(spec, liveness.forward_roots(spec))
+    return sum(num_bytes(dtype, (num_rows, *shape)) for dtype, shape in outputs)
+
+
 def outbox_bytes(spec: spec_pb2.VNodeSpec) -> int:
     """At most this much comes out of the worker with one command: outputs, input gradients, or a state."""
     outputs = _rows_bytes(spec.limits.max_rows, _named(spec, liveness.forward_roots(spec)))

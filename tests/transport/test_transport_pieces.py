@@ -96,7 +96,9 @@ def test_room_is_taken_before_the_second_chunk_is_asked_for() -> None:
 
 META = tensor_pb2.TensorMeta(name="x", dtype=tensor_pb2.DTYPE_U8, shape=[len(BIG)])
 FORWARD = Parcel(vnode_pb2.ForwardRequest(fence=fence(), inputs=[META]), [BIG])
-TRAIN = Parcel(vnode_pb2.TrainRequest(fence=fence(), step=3, inputs=[META], targets=[META]), [BIG, BIG])
+TRAIN = Parcel(
+    vnode_pb2.TrainRequest(fence=fence(), step=3, inputs=[META], targets=[META], want_input_gradients=True), [BIG, BIG]
+)
 
 
 @pytest.fixture

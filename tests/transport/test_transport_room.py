@@ -22,6 +22,7 @@ from pnode.transport.remote import RemoteVNode
 from pnode.transport.retry import Backoff, retry
 from pnode.transport.server import Server
 from pnode.v1 import tensor_pb2, vnode_pb2
+from pnode.v1.tensor_pb2 import COMPRESSION_ZSTD
 
 SMALL = 8192
 Serve = Callable[..., Server]
@@ -35,13 +36,11 @@ def of_size(num_bytes: int) -> ForwardRequest:
 def of_frame(num_bytes: int, padding: int = 0) -> ForwardRequest:
     """So many bytes when decompressed, and `padding` more that were not compressed."""
     metas = [
-        tensor_pb2.TensorMeta(
-            name="x", dtype=tensor_pb2.DTYPE_U8, shape=[num_bytes], compression=tensor_pb2.COMPRESSION_ZSTD
-        ),
+        tensor_pb2.TensorMeta(name="x", dtype=tensor_pb2.DTYPE_U8, shape=[num_bytes], compression=COMPRESSION_ZSTD),
         tensor_pb2.TensorMeta(name="y", dtype=tensor_pb2.DTYPE_U8, shape=[padding]),
     ]
     frame = zstandard.ZstdCompressor().compress(bytes(num_bytes))
-    return Parcel(vnode_pb2.ForwardRequest(inputs=metas), [frame, bytes(padding)])
+    return Parcel(vnode_pb2.ForwardRequest(inputs=metas, accepts=COMPRESSION_ZSTD), [frame, bytes(padding)])
 
 
 class Clients:

@@ -42,7 +42,9 @@ class FakeVNodes(Fake):
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         self.note("train", request, deadline)
-        return Parcel(vnode_pb2.TrainReply(loss_sum=0.5, input_gradients=request.head.inputs), request.payloads)
+        wanted = request.head.inputs if request.head.want_input_gradients else ()
+        head = vnode_pb2.TrainReply(loss_sum=0.5, input_gradients=wanted)
+        return Parcel(head, list(request.payloads[: len(wanted)]))
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
         self.note("apply", request, deadline)
