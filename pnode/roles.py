@@ -18,7 +18,7 @@ from pnode.transport import arenas
 from pnode.transport.addresses import OrchestratorAddress, is_loopback, parse_host, parse_orchestrator
 
 # All addresses of a machine: something to bind, and nothing to call.
-_ANY = "0.0.0.0"  # noqa: S104 - refused by it, not bound to it
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - refused by it, not bound to it
 
 if TYPE_CHECKING:
     from pnode.node.settings import NodeSettings
@@ -94,8 +94,8 @@ def node_settings(settings: Settings) -> NodeSettings:
             f"orchestrator.address: {where}: TLS needs the fingerprint too, as HOST:PORT#sha256:..., "
             "which the orchestrator prints when it starts with tls.mode=on or beyond loopback"
         )
-    if host == _ANY and settings.node.advertise is None:
-        raise ConfigError("node.advertise: is not set, and nobody can reach a node at node.host=0.0.0.0")
+    if host in _ANY and settings.node.advertise is None:
+        raise ConfigError(f"node.advertise: is not set, and nobody can reach a node at node.host={host}")
     return NodeSettings(
         orchestrator_address=str(where),
         enrolment=settings.orchestrator.enrolment,

@@ -27,7 +27,7 @@ from pnode.observe.counters import Counters
 from pnode.sandbox.supervisor import ZygoteProcess
 from pnode.security.identity import Identity as Key
 from pnode.storage.blob import BlobStore
-from pnode.transport.addresses import parse_orchestrator
+from pnode.transport.addresses import Address, parse_orchestrator
 from pnode.transport.channels import ChannelPool
 from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
@@ -158,7 +158,7 @@ class Node:
             receive_s=settings.receive_s,
             counters=self.counters,
         )
-        self.address = f"{settings.advertise or settings.host}:{self._server.port}"
+        self.address = str(Address(settings.advertise or settings.host, self._server.port))
         self._guard = Guard(self._relieve, limits=settings.pressure, look=self._look)
         self._membership = Membership(
             Identity(self.uuid, self.address, self.capabilities),

@@ -27,6 +27,7 @@ from pnode.orchestrator.settings import OrchestratorSettings
 from pnode.security.authority import Authority
 from pnode.security.known_keys import KnownKeys
 from pnode.storage.blob import BlobStore
+from pnode.transport.addresses import Address
 from pnode.transport.credentials import ServerTls
 from pnode.transport.guards import OrchestratorGuard
 from pnode.transport.server import Server, make_server
@@ -132,7 +133,7 @@ class Orchestrator:
     @property
     def address(self) -> str:
         """Where nodes and drivers join it, as host:port; with TLS the fingerprint of its authority follows."""
-        where = f"{self._settings.host}:{self.port}"
+        where = str(Address(self._settings.host, self.port))
         return f"{where}#{self.authority.fingerprint}" if self._settings.tls else where
 
     def start(self) -> None:

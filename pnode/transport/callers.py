@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import grpc
 
 from pnode.security.principals import Principal
+from pnode.transport.addresses import origin
 
 _MAX_CHARS = 200
 
@@ -18,9 +19,10 @@ _caller: ContextVar[Principal | None] = ContextVar("caller", default=None)
 def caller_name(context: grpc.ServicerContext, holder: Principal | None, *, stranger: bool = False) -> str:
     """Whoever the guard found, else the connection: without a guard all calls come from this machine alone.
 
-    A stranger, who may come from anywhere, is its host: it could have as many connections as it likes.
+    A stranger, who may come from anywhere, is its host, or its network where that is IPv6: it could have as many
+    connections, and there as many addresses, as it likes.
     """
-    peer = context.peer().rpartition(":")[0] if stranger else context.peer()
+    peer = origin(context.peer()) if stranger else context.peer()
     return (peer if holder is None else str(holder))[:_MAX_CHARS]
 
 

@@ -16,7 +16,7 @@ from pnode.security import tokens
 from pnode.security.principals import AUTHORITY, DRIVER, NODE, Principal
 from pnode.security.tokens import Claims, Reader
 from pnode.transport import protocol
-from pnode.transport.addresses import check_own, parse_address, parse_host
+from pnode.transport.addresses import check_own, parse_address, peer_host
 from pnode.transport.credentials import peer_principal
 from pnode.transport.methods import DOOR, ORCHESTRATOR, PNODE, RUNS, VNODES, Method
 from pnode.transport.passes import Metadata, token_in
@@ -194,11 +194,6 @@ _NAMES = {
     "unregister": "node_uuid",
     "report_failure": "reporter_uuid",
 }
-
-
-def peer_host(peer: str) -> str:
-    """The host of a gRPC peer, as ipv4:10.0.0.7:41234. Raises BadRequest for any other family."""
-    return parse_host(peer.removeprefix("ipv4:").rpartition(":")[0])
 
 
 def _check_version(metadata: Metadata) -> None:

@@ -8,7 +8,7 @@ import socket
 import grpc
 
 from pnode.errors import BadRequest, ConfigError
-from pnode.transport.addresses import is_loopback, parse_host
+from pnode.transport.addresses import Address, is_loopback, parse_host
 from pnode.transport.credentials import ServerTls, server_credentials
 
 
@@ -30,20 +30,21 @@ def check_bindable(host: str, port: int, *, tls: bool = False) -> str:
 
 def bind(inner: grpc.Server, host: str, port: int, tls: ServerTls | None) -> int:
     """The port that a server was bound to; 0 lets the system choose. Raises ConfigError as `check_bindable` does."""
-    address = check_bindable(host, port, tls=tls is not None)
+    where = str(Address(check_bindable(host, port, tls=tls is not None), port))
     try:
         if tls is None:
-            return inner.add_insecure_port(f"{address}:{port}")
-        return inner.add_secure_port(f"{address}:{port}", server_credentials(tls))
+            return inner.add_insecure_port(where)
+        return inner.add_secure_port(where, server_credentials(tls))
     except RuntimeError as error:
-        raise ConfigError(f"port {port} of {address} cannot be bound") from error
+        raise ConfigError(f"{where} cannot be bound") from error
 
 
 def _probe(address: str, port: int) -> None:
     """Bind once without gRPC, which would log in its own words and not say why it failed."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port} does not lie between 0 and 65535")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))

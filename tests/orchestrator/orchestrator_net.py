@@ -17,7 +17,7 @@ from pnode.security.principals import DRIVER, NODE
 from pnode.security.tokens import Reader
 from pnode.storage.blob import BlobStore
 from pnode.storage.content import get_content, put_content
-from pnode.transport.addresses import parse_orchestrator
+from pnode.transport.addresses import Address, parse_orchestrator
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
 from pnode.transport.channels import ChannelPool
 from pnode.transport.credentials import ServerTls
@@ -108,9 +108,10 @@ class ServedNode:
         tls = network.settings.tls
         guard = NodeGuard(self._reader, self._now, tls=tls, uuid=self.uuid, generation=self._generation)
         shown = ServerTls(lambda: self._joiner.tls_identity()) if tls else None  # noqa: PLW0108 - of the present one
-        self.server = make_server(vnodes=self, node=self, guard=guard, tls=shown, counters=self.counters)
+        host = network.settings.host
+        self.server = make_server(vnodes=self, node=self, guard=guard, tls=shown, counters=self.counters, host=host)
         self.server.start()
-        self.address = f"127.0.0.1:{self.server.port}"
+        self.address = str(Address(host, self.server.port))
         self.register()
 
     # As a client of the orchestrator

@@ -235,7 +235,7 @@ def test_many_threads_share_one_channel(serve: Serve, pool: ChannelPool, soon: D
 
 
 def test_an_address_that_may_not_be_contacted_makes_no_stub(pool: ChannelPool) -> None:
-    with pytest.raises(BadRequest, match="is not an IPv4 address"):
+    with pytest.raises(BadRequest, match="is not an IPv4 or IPv6 address"):
         RemoteVNode(pool, "example.org:50051")
     assert len(pool) == 0
 

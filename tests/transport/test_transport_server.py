@@ -40,15 +40,15 @@ Serve = Callable[..., Server]
 # Binding
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2"])  # noqa: S104 - to be refused
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "fd00::2"])  # noqa: S104 - to be refused
 def test_a_host_beyond_loopback_is_refused_without_tls(host: str) -> None:
     with pytest.raises(ConfigError, match="beyond loopback: refused without TLS"):
         make_server(host=host)
 
 
-@pytest.mark.parametrize("host", ["::", "example.org", ""])
+@pytest.mark.parametrize("host", ["1::2::3", "example.org", ""])
 def test_a_host_that_is_no_address_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="is not an IPv4 address"):
+    with pytest.raises(ConfigError, match="is not an IPv4 or IPv6 address"):
         make_server(host=host)
 
 
