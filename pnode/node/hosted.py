@@ -203,7 +203,7 @@ class HostedVNode:
                 )
             (state,) = self.command("state", {}, (), deadline).tensors
         # Uploaded outside the turn: training goes on while the store is slow.
-        record = self._shelf.upload(self.spec.id, request.version, state.payload)
+        record = self._shelf.upload(self.spec.id, request.version, state.payload, deadline)
         self.check(request.fence)
         self._uploaded = {request.version: record}
         return record

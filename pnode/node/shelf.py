@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pnode.errors import BlobCorrupt
+from pnode.node.errands import Errands
 from pnode.node.quota import Quota
 from pnode.storage.blob import BlobStore
 from pnode.storage.content import content_sha256, get_content, put_named
@@ -19,24 +20,33 @@ class StateShelf:
     def __init__(self, store: BlobStore, quota: Quota) -> None:
         self._store = store
         self._quota = quota
+        self._errands = Errands()
 
     def fetch(self, record: vnode_pb2.StateRecord, max_bytes: int, deadline: Deadline) -> Sequence[TensorBytes]:
         """The state as one tensor of bytes, or nothing for the initial state.
 
-        Raises BlobMissing, BlobCorrupt, StoreUnavailable, or DeadlineExceeded before it begins.
+        Raises BlobMissing, BlobCorrupt, StoreUnavailable, or DeadlineExceeded where it does not come in time.
         """
         if not record.sha256:
             return ()
-        deadline.check()
         if record.size_bytes > max_bytes:
             raise BlobCorrupt(f"a state of {record.size_bytes} bytes cannot fit this spec ({max_bytes} at most)")
-        content = get_content(self._store, record.sha256, max_bytes=max_bytes)
+        content = self._errands.run(
+            "fetching a state", lambda: get_content(self._store, record.sha256, max_bytes=max_bytes), deadline
+        )
         return (TensorBytes("state", tensor_pb2.DTYPE_U8, (len(content),), content),)
 
-    def upload(self, vnode: str, version: int, state: bytes | memoryview) -> vnode_pb2.StateRecord:
-        """Store a state under its SHA-256 and name it. Raises StoreFull, StoreUnavailable."""
+    def upload(self, vnode: str, version: int, state: bytes | memoryview, deadline: Deadline) -> vnode_pb2.StateRecord:
+        """Store a state under its SHA-256 and name it. It counts as this node's as soon as it may stand there.
+
+        Raises StoreFull, StoreUnavailable, or DeadlineExceeded where the store takes too long.
+        """
         content = bytes(state)
         sha256 = content_sha256(content)
-        with self._quota.room(sha256, len(content)):
-            put_named(self._store, sha256, content)
+
+        def put() -> None:
+            with self._quota.room(sha256, len(content)):
+                put_named(self._store, sha256, content)
+
+        self._errands.run("storing a state", put, deadline)
         return vnode_pb2.StateRecord(vnode=vnode, version=version, sha256=sha256, size_bytes=len(content))

@@ -170,6 +170,12 @@ class Deadline:
             changed.wait(self.left_s())
         return True
 
+    def await_event(self, event: threading.Event) -> None:
+        """Wait until `event` is set, or it is over. A caller that leaves sets it too, for nobody waits for it then."""
+        with self.caller.telling(event.set):
+            while not event.is_set() and not self.over:
+                event.wait(self.left_s())
+
     def at_most(self, seconds: float) -> Deadline:
         """This deadline, or the one so many seconds from now if that is sooner."""
         return Deadline(min(self._at_s, self._clock() + seconds), clock=self._clock, caller=self.caller)

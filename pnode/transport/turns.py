@@ -121,9 +121,7 @@ class FairTurns:
         Raises DeadlineExceeded when neither happened in time; the place in the queue is given up then.
         """
         if not ticket._awake.is_set():
-            with deadline.caller.telling(ticket._awake.set):
-                while not ticket._awake.is_set() and not deadline.over:
-                    ticket._awake.wait(deadline.left_s())
+            deadline.await_event(ticket._awake)
         with self._lock:
             if ticket._state in (_State.WAITING, _State.GROWING):
                 self._give_up(ticket)

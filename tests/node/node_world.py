@@ -27,6 +27,7 @@ from pnode.node.serving import Serving
 from pnode.node.shelf import StateShelf
 from pnode.observe.counters import Counters
 from pnode.sandbox.stage_program import StageCommands
+from pnode.storage.blob import BlobStore
 from pnode.storage.local import LocalStore
 from pnode.transport.api import TrainRequest
 from pnode.transport.codec import Parcel
@@ -187,10 +188,17 @@ class WorldNode:
 class World:
     """Three VNodes on the nodes that `homes` names, in model order."""
 
-    def __init__(self, folder: Path, homes: Sequence[str] = ("a", "b", "c"), window: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        homes: Sequence[str] = ("a", "b", "c"),
+        window: int = 4,
+        *,
+        store: BlobStore | None = None,
+    ) -> None:
         self.specs = specs(len(homes), window)
         self.generation, self.epoch = 1, 1
-        store = LocalStore(folder / "store")
+        store = LocalStore(folder / "store") if store is None else store
         shelf = StateShelf(store, Quota(store, folder / "uploads.json", None))
         self.nodes = {name: WorldNode(name, self, shelf) for name in dict.fromkeys(homes)}
         self.homes = {spec.id: self.nodes[home] for spec, home in zip(self.specs, homes, strict=True)}

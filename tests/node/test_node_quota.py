@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from node_world import specs
+from node_world import soon, specs
 
 from pnode.errors import Busy, SpecError, StoreFull, StoreUnavailable
 from pnode.node.admission import Guests, admit, kept_bytes
@@ -46,32 +46,32 @@ def test_what_is_kept_counts_until_retention_removes_it(store: BlobStore, tmp_pa
     quota = open_quota(store, tmp_path, 250)
     shelf = StateShelf(store, quota)
     for state in STATES[:2]:
-        shelf.upload("v", 1, state)
+        shelf.upload("v", 1, state, soon())
     message = (
         "a state of 100 bytes has no room in the store: 200 of the 250 that limits.disk grants are taken, by 2 states"
     )
     with pytest.raises(StoreFull, match=message):
-        shelf.upload("v", 1, STATES[2])
+        shelf.upload("v", 1, STATES[2], soon())
     assert list(store.keys(content_key(content_sha256(STATES[2])))) == [], "nothing was written"
     store.delete(content_key(content_sha256(STATES[0])))
-    shelf.upload("v", 1, STATES[2])
+    shelf.upload("v", 1, STATES[2], soon())
     assert quota.used_bytes == 200
 
 
 def test_equal_states_are_one_blob_and_count_once(store: BlobStore, tmp_path: Path) -> None:
     shelf = StateShelf(store, open_quota(store, tmp_path, 100))
-    assert shelf.upload("v", 1, STATES[0]).sha256 == shelf.upload("v", 2, STATES[0]).sha256
+    assert shelf.upload("v", 1, STATES[0], soon()).sha256 == shelf.upload("v", 2, STATES[0], soon()).sha256
 
 
 def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
-    StateShelf(store, open_quota(store, tmp_path, None)).upload("v", 1, STATES[0])
+    StateShelf(store, open_quota(store, tmp_path, None)).upload("v", 1, STATES[0], soon())
     again = open_quota(store, tmp_path, 150)
     assert again.used_bytes == 100
     with pytest.raises(StoreFull):
-        StateShelf(store, again).upload("v", 1, STATES[1])
+        StateShelf(store, again).upload("v", 1, STATES[1], soon())
     again.most_bytes = 200
-    StateShelf(store, again).upload("v", 1, STATES[1])
+    StateShelf(store, again).upload("v", 1, STATES[1], soon())
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"../../etc": 5}', '{"a": 5}', "\xff"])
@@ -87,7 +87,7 @@ def test_an_upload_that_failed_takes_no_room(tmp_path: Path) -> None:
     shelf = StateShelf(store, open_quota(store, tmp_path, 100))
     for state in STATES:
         with pytest.raises(StoreFull, match="would stay free"):
-            shelf.upload("v", 1, state)
+            shelf.upload("v", 1, state, soon())
 
 
 def test_room_is_held_while_an_upload_is_under_way(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_room_is_held_while_an_upload_is_under_way(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     quota = open_quota(store, tmp_path, 100)
     with quota.room(content_sha256(STATES[0]), 100), pytest.raises(StoreFull):
-        StateShelf(store, quota).upload("v", 1, STATES[1])
-    StateShelf(store, quota).upload("v", 1, STATES[1])
+        StateShelf(store, quota).upload("v", 1, STATES[1], soon())
+    StateShelf(store, quota).upload("v", 1, STATES[1], soon())
 
 
 def test_of_many_at_once_as_many_as_fit_get_through(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_of_many_at_once_as_many_as_fit_get_through(tmp_path: Path) -> None:
 
     def upload(state: bytes) -> None:
         try:
-            shelf.upload("v", 1, state)
+            shelf.upload("v", 1, state, soon())
         except StoreUnavailable as error:
             refused.append(error)
 

@@ -123,7 +123,7 @@ class Shelf:
         content = self.blobs[record.sha256]
         return (TensorBytes("state", tensor_pb2.DTYPE_U8, (len(content),), content),)
 
-    def upload(self, vnode: str, version: int, state: bytes | memoryview) -> vnode_pb2.StateRecord:
+    def upload(self, vnode: str, version: int, state: bytes | memoryview, deadline: Deadline) -> vnode_pb2.StateRecord:
         content = bytes(state)
         self.blobs[sha256(content)] = content
         return vnode_pb2.StateRecord(vnode=vnode, version=version, sha256=sha256(content), size_bytes=len(content))
