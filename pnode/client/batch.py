@@ -28,8 +28,21 @@ def from_array(name: str, array: npt.NDArray[np.generic]) -> TensorBytes:
     return TensorBytes(name, _DTYPES[little.dtype], little.shape, little.tobytes())
 
 
+def bfloat16_from(name: str, array: npt.NDArray[np.float32]) -> TensorBytes:
+    """A float32 array as a bf16 tensor: each element rounded to the nearest, ties to even; every NaN the canonical one.
+
+    NumPy has no bfloat16; this is what samebits.to_bfloat16 computes.
+    """
+    bits = np.ascontiguousarray(array, dtype="<f4").view("<u4").astype(np.uint64)
+    halves = np.where(np.isnan(array), 0x7FC0, (bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
+    return TensorBytes(name, tensor_pb2.DTYPE_BF16, array.shape, halves.astype("<u2").tobytes())
+
+
 def to_array(tensor: TensorBytes) -> npt.NDArray[np.generic]:
-    """A read-only view of a tensor's bytes."""
+    """A read-only view of a tensor's bytes. bf16 comes as a float32 array of the same values, since NumPy has none."""
+    if tensor.dtype == tensor_pb2.DTYPE_BF16:
+        halves = np.frombuffer(tensor.payload, dtype="<u2").astype("<u4")
+        return (halves << 16).view("<f4").reshape(tensor.shape)
     return np.frombuffer(tensor.payload, dtype=_NUMPY[tensor.dtype]).reshape(tensor.shape)
 
 

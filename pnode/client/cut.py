@@ -16,7 +16,7 @@ from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import allow_list
 from pnode.vnode.allow_list import Value
 from pnode.vnode.chain import validate_chain
-from pnode.vnode.tensors import num_elements
+from pnode.vnode.tensors import num_bytes, num_elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def balanced(model: Model, stages: int) -> list[int]:
         nearest = min(range(first, last + 1), key=lambda place: abs(done[place] - wanted))
         slack = done[-1] / stages / 8
         near = [place for place in range(first, last + 1) if abs(done[place] - wanted) <= slack]
-        places.append(min(near or [nearest], key=lambda place: (_crossing_elements(model, values, place), place)))
+        places.append(min(near or [nearest], key=lambda place: (_crossing_bytes(model, values, place), place)))
     return places
 
 
@@ -114,8 +114,8 @@ def _tensor_spec(value: Value) -> tensor_pb2.TensorSpec:
     return spec
 
 
-def _crossing_elements(model: Model, values: dict[str, Value], place: int) -> int:
-    return sum(num_elements(values[name].shape) for name in crossing(model, place))
+def _crossing_bytes(model: Model, values: dict[str, Value], place: int) -> int:
+    return sum(num_bytes(values[name].dtype, values[name].shape) for name in crossing(model, place))
 
 
 def _work(op: spec_pb2.Operator, values: dict[str, Value]) -> float:

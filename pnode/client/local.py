@@ -8,24 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from pnode.client.batch import Batch, from_array
-from pnode.v1 import spec_pb2, tensor_pb2
+from pnode.client.batch import Batch
+from pnode.v1 import spec_pb2
 from pnode.vnode.chain import validate_chain
 from pnode.vnode.requests import Requests
 from pnode.vnode.stage import Stage
 from pnode.vnode.state import run_digest
 from pnode.vnode.tensors import TensorBytes
-
-_TORCH: dict[int, torch.dtype] = {
-    tensor_pb2.DTYPE_F32: torch.float32,
-    tensor_pb2.DTYPE_I64: torch.int64,
-    tensor_pb2.DTYPE_I32: torch.int32,
-    tensor_pb2.DTYPE_U8: torch.uint8,
-    tensor_pb2.DTYPE_BOOL: torch.bool,
-}
+from pnode.vnode.torch_tensors import to_bytes, to_torch
 
 
 class LocalRun:
@@ -68,7 +60,7 @@ class LocalRun:
         values = _tensors(rows.inputs)
         for stage in self._stages:
             values = stage.forward(values)
-        return [from_array(name, value.numpy(force=True)) for name, value in values.items()]
+        return [to_bytes(name, value) for name, value in values.items()]
 
     def states(self) -> list[bytes]:
         """The state record of every VNode, in model order."""
@@ -88,8 +80,4 @@ def _unbounded(spec: spec_pb2.VNodeSpec) -> spec_pb2.VNodeSpec:
 
 
 def _tensors(tensors: Sequence[TensorBytes]) -> dict[str, Tensor]:
-    return {tensor.name: _tensor(tensor) for tensor in tensors}
-
-
-def _tensor(tensor: TensorBytes) -> Tensor:
-    return torch.frombuffer(bytearray(tensor.payload), dtype=_TORCH[tensor.dtype]).reshape(tensor.shape)
+    return {tensor.name: to_torch(tensor) for tensor in tensors}

@@ -66,7 +66,8 @@ def _spec() -> spec_pb2.VNodeSpec:
         _operator("sum", "attention", "positions", add=spec_pb2.Add()),
         _operator("linear", "sum", linear=linear),
         _operator("gelu", "linear", gelu=spec_pb2.Gelu()),
-        _operator("relu", "gelu", relu=spec_pb2.Relu()),
+        _operator("narrow", "gelu", to_bfloat16=spec_pb2.ToBfloat16()),
+        _operator("relu", "narrow", relu=spec_pb2.Relu()),
         _operator("pooled", "relu", mean_pool=spec_pb2.MeanPool()),
     ]
     return spec_pb2.VNodeSpec(

@@ -120,6 +120,8 @@ class Operator(_message.Message):
     SOFTMAX_FIELD_NUMBER: _builtins.int
     MEAN_POOL_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    TO_BFLOAT16_FIELD_NUMBER: _builtins.int
+    TO_FLOAT32_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     output: _builtins.str
     """the value that it defines, once"""
@@ -149,6 +151,10 @@ class Operator(_message.Message):
     def mean_pool(self) -> Global___MeanPool: ...
     @_builtins.property
     def identity(self) -> Global___Identity: ...
+    @_builtins.property
+    def to_bfloat16(self) -> Global___ToBfloat16: ...
+    @_builtins.property
+    def to_float32(self) -> Global___ToFloat32: ...
     def __init__(
         self,
         *,
@@ -166,12 +172,14 @@ class Operator(_message.Message):
         softmax: Global___Softmax | None = ...,
         mean_pool: Global___MeanPool | None = ...,
         identity: Global___Identity | None = ...,
+        to_bfloat16: Global___ToBfloat16 | None = ...,
+        to_float32: Global___ToFloat32 | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool", "identity"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool", "identity", "to_bfloat16", "to_float32"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -387,6 +395,40 @@ class Identity(_message.Message):
 Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
+class ToBfloat16(_message.Message):
+    """Values are f32 or bf16. An operator's inputs are all of one dtype, which its output has too: bf16 is widened, computed
+    with in f32, and rounded once. Parameters are f32 always. These two change the dtype.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToBfloat16: _TypeAlias = ToBfloat16  # noqa: Y015
+
+@_typing.final
+class ToFloat32(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToFloat32: _TypeAlias = ToFloat32  # noqa: Y015
+
+@_typing.final
 class Loss(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -410,7 +452,7 @@ Global___Loss: _TypeAlias = Loss  # noqa: Y015
 
 @_typing.final
 class CrossEntropy(_message.Message):
-    """Mean over the rows of the whole step. logits: f32 [classes]; target: i64 []."""
+    """Mean over the rows of the whole step, in f32. logits: f32 or bf16 [classes]; target: i64 []."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pnode.errors import SpecError
 from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import bounds
-from pnode.vnode.tensors import dtype_name, num_elements
+from pnode.vnode.tensors import FLOATS, dtype_name, num_elements
 
 Shape = tuple[int, ...]
 
@@ -49,17 +49,19 @@ class ParameterSpec(NamedTuple):
     init: Init
 
 
+def _no_parameters(_: spec_pb2.Operator) -> list[ParameterSpec]:
+    return []
+
+
 @dataclass(frozen=True)
 class Rule:
     """What one kind of operator asks and gives. `infer` raises SpecError under the operator's own path."""
 
     num_inputs: int
     infer: Callable[[spec_pb2.Operator, Sequence[Value], str], Shape]
-    parameters: Callable[[spec_pb2.Operator], list[ParameterSpec]]
-
-
-def _no_parameters(_: spec_pb2.Operator) -> list[ParameterSpec]:
-    return []
+    parameters: Callable[[spec_pb2.Operator], list[ParameterSpec]] = _no_parameters
+    gives: int | None = None
+    """The dtype of the output; None: that of the inputs."""
 
 
 def _positive(number: int, path: str) -> int:
@@ -197,13 +199,15 @@ RULES: dict[str, Rule] = {
     "layer_norm": Rule(1, _layer_norm, _layer_norm_parameters),
     "multihead_attention": Rule(1, _multihead_attention, _multihead_attention_parameters),
     "position_embedding": Rule(1, _position_embedding, _position_embedding_parameters),
-    "matmul": Rule(2, _matmul, _no_parameters),
-    "add": Rule(2, _add, _no_parameters),
-    "relu": Rule(1, _same, _no_parameters),
-    "gelu": Rule(1, _same, _no_parameters),
-    "softmax": Rule(1, _softmax, _no_parameters),
-    "mean_pool": Rule(1, _mean_pool, _no_parameters),
-    "identity": Rule(1, _same, _no_parameters),
+    "matmul": Rule(2, _matmul),
+    "add": Rule(2, _add),
+    "relu": Rule(1, _same),
+    "gelu": Rule(1, _same),
+    "softmax": Rule(1, _softmax),
+    "mean_pool": Rule(1, _mean_pool),
+    "identity": Rule(1, _same),
+    "to_bfloat16": Rule(1, _same, gives=tensor_pb2.DTYPE_BF16),
+    "to_float32": Rule(1, _same, gives=tensor_pb2.DTYPE_F32),
 }
 
 
@@ -222,14 +226,24 @@ def infer(op: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Value:
     rule = RULES[kind_of(op, path)]
     if len(inputs) != rule.num_inputs:
         raise SpecError(f"{path}.inputs", f"expected {rule.num_inputs} inputs, got {len(inputs)}")
-    for position, value in enumerate(inputs):
-        if value.dtype != tensor_pb2.DTYPE_F32:
-            why = f"operators take DTYPE_F32; {value.name!r} is {dtype_name(value.dtype)}"
-            raise SpecError(f"{path}.inputs[{position}]", why)
+    _check_dtypes(inputs, path)
     shape = rule.infer(op, inputs, path)
     if num_elements(shape) > bounds.MAX_ROW_ELEMENTS:
         raise SpecError(f"{path}.output", f"a row of {list(shape)} has more than {bounds.MAX_ROW_ELEMENTS} elements")
-    return Value(op.output, tensor_pb2.DTYPE_F32, shape)
+    return Value(op.output, inputs[0].dtype if rule.gives is None else rule.gives, shape)
+
+
+def _check_dtypes(inputs: Sequence[Value], path: str) -> None:
+    """All f32 or all bf16: nothing is promoted unasked, for that would be one more rounding, or one less."""
+    first = inputs[0]
+    for position, value in enumerate(inputs):
+        here = f"{path}.inputs[{position}]"
+        if value.dtype not in FLOATS:
+            names = " or ".join(dtype_name(dtype) for dtype in sorted(FLOATS))
+            raise SpecError(here, f"operators take {names}; {value.name!r} is {dtype_name(value.dtype)}")
+        if value.dtype != first.dtype:
+            why = f"expected {dtype_name(first.dtype)} as of {first.name!r}, got {dtype_name(value.dtype)}"
+            raise SpecError(here, f"{why} of {value.name!r}: to_float32 and to_bfloat16 change a value's dtype")
 
 
 def value_shapes(spec: spec_pb2.VNodeSpec) -> dict[str, Value]:

@@ -7,14 +7,15 @@
     in or out
     what an interpreter takes to run at all
 
-It is held between the measured peak and 40 % above it, where microbatches and Forwards have all their rows.
+It is held between the measured peak and 40 % above it (60 % in bf16), where microbatches and Forwards have all their
+rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pnode.v1 import spec_pb2
+from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import allow_list, liveness, sizes, state
 from pnode.vnode.allow_list import Value
 from pnode.vnode.tensors import num_bytes, num_elements
@@ -24,6 +25,9 @@ _BASE_BYTES = 6 << 20
 # Activations come and go by the hundred, and not every piece that was freed fits what is asked for next. Measured:
 # the allocator holds up to a quarter more than lives.
 _SPLINTERS = 1.28
+# A bf16 value that is kept lies between f32 copies that go again, and what is small and stays then spoils their holes
+# for the next ones. Measured: from 2.8 to 4 times of what lives, by where the heap happens to lie.
+_NARROW_SPLINTERS = 4.4
 # What a Forward larger than the microbatches takes beyond what lives in it at once, by the size of its pieces.
 # Measured: small ones mostly fit the holes that others left. From some MiB on they rarely do, and the C library keeps
 # the holes; from 32 MiB on it gives pieces back at once. One no larger than a microbatch fits where a backward does.
@@ -31,6 +35,8 @@ _FORWARD = ((8 << 20, 1.7), (32 << 20, 2.9), (1 << 62, 1.3))
 # Operators whose backward needs what went in, or what came out.
 _KEEPS_INPUTS = frozenset({"linear", "layer_norm", "multihead_attention", "matmul", "gelu", "relu"})
 _KEEPS_OUTPUT = frozenset({"softmax"})
+# Of these, the ones that read their own result in their backward.
+_KEEPS_RESULT = frozenset({"relu", "softmax"})
 
 
 def peak_bytes(spec: spec_pb2.VNodeSpec) -> int:
@@ -39,16 +45,16 @@ def peak_bytes(spec: spec_pb2.VNodeSpec) -> int:
     kept = len(state.optimizer_tensors(spec.optimizer))
     values = allow_list.value_shapes(spec)
     rows = sizes.training_rows(spec)
-    graph, backward = rows * _graph_bytes(spec, values), rows * _backward_bytes(spec, values)
+    graphs, backward = spec.window * rows * _graph_bytes(spec, values), rows * _backward_bytes(spec, values)
     forward = _forward_bytes(spec, values) if rows < spec.limits.max_rows else 0
     record = (1 + kept) * weights
     boxes = sizes.inbox_bytes(spec) + sizes.outbox_bytes(spec)
     coming_and_going = max(int(_SPLINTERS * backward), forward, 2 * record)
-    return _BASE_BYTES + (2 + kept) * weights + boxes + int(_SPLINTERS * spec.window * graph) + coming_and_going
+    return _BASE_BYTES + (2 + kept) * weights + boxes + int(graphs) + coming_and_going
 
 
-def _graph_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
-    """Of one row: the leaves and roots of a graph, and everything that some backward needs."""
+def _graph_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> float:
+    """Of one row: the leaves and roots of a graph, and everything that some backward needs, with its splinters."""
     needed = {given.name for given in spec.inputs} | set(liveness.training_roots(spec))
     inner = 0
     for op in spec.operators:
@@ -58,22 +64,36 @@ def _graph_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
         if kind in _KEEPS_OUTPUT:
             needed.add(op.output)
         inner += _inner_bytes(op, values)
-    loss = 2 * _bytes([values[spec.loss.cross_entropy.logits]]) if spec.HasField("loss") else 0
-    return _bytes(values[name] for name in needed) + inner + loss
+    loss = 8 * num_elements(values[spec.loss.cross_entropy.logits].shape) if spec.HasField("loss") else 0
+    narrow = _bytes(values[name] for name in needed if values[name].dtype == tensor_pb2.DTYPE_BF16)
+    wide = _bytes(values[name] for name in needed) - narrow + inner + loss
+    return _SPLINTERS * wide + _NARROW_SPLINTERS * narrow
 
 
 def _inner_bytes(op: spec_pb2.Operator, values: dict[str, Value]) -> int:
     """What one operator keeps of its own for its backward."""
     kind = allow_list.kind_of(op, op.name)
+    if kind in _KEEPS_RESULT and values[op.output].dtype == tensor_pb2.DTYPE_BF16:  # as it was before it was rounded
+        return 4 * num_elements(values[op.output].shape)
     if kind == "gelu":  # its derivative, made while its input still stands
         return 4 * num_elements(values[op.output].shape)
     if kind == "layer_norm":
         return 8 * num_elements(values[op.output].shape[:-1])
-    return sum(_workspace(op, values))
+    return sum(_heads(op, values))
 
 
 def _workspace(op: spec_pb2.Operator, values: dict[str, Value]) -> list[int]:
     """What one operator needs on the way to its output, tensor by tensor: scores, projections, heads."""
+    return [*_widened(op, values), *_heads(op, values)]
+
+
+def _widened(op: spec_pb2.Operator, values: dict[str, Value]) -> list[int]:
+    """The f32 copies of what an operator takes and gives as bf16."""
+    touched = [values[name] for name in (*op.inputs, op.output)]
+    return [4 * num_elements(value.shape) for value in touched if value.dtype == tensor_pb2.DTYPE_BF16]
+
+
+def _heads(op: spec_pb2.Operator, values: dict[str, Value]) -> list[int]:
     if allow_list.kind_of(op, op.name) != "multihead_attention":
         return []
     tokens, features = values[op.output].shape
@@ -84,7 +104,9 @@ def _backward_bytes(spec: spec_pb2.VNodeSpec, values: dict[str, Value]) -> int:
     """Of one row: gradients on their way back through the widest operator, and the inputs as they came."""
     widest = max(
         (
-            _bytes([values[op.output], *(values[name] for name in op.inputs)]) + _inner_bytes(op, values)
+            _bytes([values[op.output], *(values[name] for name in op.inputs)])
+            + _inner_bytes(op, values)
+            + sum(_widened(op, values))
             for op in spec.operators
         ),
         default=0,

@@ -46,6 +46,8 @@ OPERATORS: dict[str, _Run] = {
     "softmax": lambda _op, inputs, _parameters: samebits.softmax(inputs[0]),
     "mean_pool": lambda _op, inputs, _parameters: samebits.mean_pool(inputs[0]),
     "identity": lambda _op, inputs, _parameters: inputs[0],
+    "to_bfloat16": lambda _op, inputs, _parameters: samebits.to_bfloat16(inputs[0]),
+    "to_float32": lambda _op, inputs, _parameters: samebits.to_float32(inputs[0]),
 }
 
 

@@ -17,10 +17,7 @@ from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import allow_list, bounds, sizes
 from pnode.vnode.liveness import check_liveness
 from pnode.vnode.spec_json import read_json
-from pnode.vnode.tensors import ITEM_BYTES, dtype_name, num_elements
-
-# The dtypes that this version computes with or passes through. bf16 comes with its operators.
-_DTYPES = frozenset(ITEM_BYTES) - {tensor_pb2.DTYPE_BF16}
+from pnode.vnode.tensors import FLOATS, ITEM_BYTES, dtype_name, num_elements
 
 
 def parse_json(text: str | bytes) -> spec_pb2.VNodeSpec:
@@ -122,8 +119,8 @@ def _check_identity(spec: spec_pb2.VNodeSpec) -> None:
 
 def _check_tensor(tensor: tensor_pb2.TensorSpec, path: str) -> None:
     check_name(tensor.name, f"{path}.name")
-    if tensor.dtype not in _DTYPES:
-        names = ", ".join(dtype_name(dtype) for dtype in sorted(_DTYPES))
+    if tensor.dtype not in ITEM_BYTES:
+        names = ", ".join(dtype_name(dtype) for dtype in sorted(ITEM_BYTES))
         raise SpecError(f"{path}.dtype", f"expected one of {names}, got {dtype_name(tensor.dtype)}")
     for axis, dim in enumerate(tensor.shape):
         if not 1 <= dim <= bounds.MAX_DIM:
@@ -189,9 +186,9 @@ def _check_loss(spec: spec_pb2.VNodeSpec, values: dict[str, allow_list.Value]) -
     logits = values.get(entropy.logits)
     if logits is None:
         raise SpecError(f"{path}.logits", f"no value is called {bounds.shown(entropy.logits)}")
-    if logits.dtype != tensor_pb2.DTYPE_F32 or len(logits.shape) != 1:
-        why = f"expected DTYPE_F32 of shape [classes], got {dtype_name(logits.dtype)} of {list(logits.shape)}"
-        raise SpecError(f"{path}.logits", why)
+    if logits.dtype not in FLOATS or len(logits.shape) != 1:
+        found = f"{dtype_name(logits.dtype)} of {list(logits.shape)}"
+        raise SpecError(f"{path}.logits", f"expected DTYPE_F32 or DTYPE_BF16 of shape [classes], got {found}")
     if entropy.target not in [target.name for target in spec.targets]:
         raise SpecError(f"{path}.target", f"no target is called {bounds.shown(entropy.target)}")
     for index, target in enumerate(spec.targets):

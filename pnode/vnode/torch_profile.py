@@ -92,7 +92,11 @@ OPERATORS: dict[str, _Run] = {
     "softmax": lambda _op, inputs, _parameters: inputs[0].softmax(-1),
     "mean_pool": lambda _op, inputs, _parameters: inputs[0].mean(1),
     "identity": lambda _op, inputs, _parameters: inputs[0],
+    "to_bfloat16": lambda _op, inputs, _parameters: inputs[0],
+    "to_float32": lambda _op, inputs, _parameters: inputs[0],
 }
+# The dtypes of outputs that are not of their inputs' dtype.
+_GIVES = {"to_bfloat16": torch.bfloat16, "to_float32": torch.float32}
 
 
 class TorchProfile:
@@ -127,16 +131,19 @@ class TorchProfile:
             torch.set_num_threads(1)
 
     def run(self, op: spec_pb2.Operator, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        return OPERATORS[str(op.WhichOneof("kind"))](op, inputs, parameters)
+        """In binary32, as the parameters are: bfloat16 is widened before and rounded after, as in samebits."""
+        kind = str(op.WhichOneof("kind"))
+        found = OPERATORS[kind](op, [value.float() for value in inputs], parameters)
+        return found.to(_GIVES.get(kind, inputs[0].dtype))
 
     def fork(self, value: Tensor, num_readers: int) -> Sequence[Tensor]:
         return [value] * num_readers
 
     def cross_entropy(self, logits: Tensor, target: Tensor, batch_rows: int) -> Tensor:
-        return functional.cross_entropy(logits, target, reduction="none").sum() * (1.0 / batch_rows)
+        return functional.cross_entropy(logits.float(), target, reduction="none").sum() * (1.0 / batch_rows)
 
     def row_losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, target, reduction="none")
+        return functional.cross_entropy(logits.float(), target, reduction="none")
 
     def row_sum(self, values: Tensor, start: Tensor) -> Tensor:
         return start + values.sum()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import samebits
+import torch
 from client_rows import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pnode.client.accuracy import accuracy
-from pnode.client.batch import Batch, from_array, to_array
+from pnode.client.batch import Batch, bfloat16_from, from_array, to_array
+from pnode.vnode.torch_tensors import to_bytes
 
 
 @given(st.integers(1, 12), st.integers(1, 12))
@@ -51,3 +54,13 @@ def test_accuracy_counts_the_rows_whose_largest_logit_is_right() -> None:
     logits = from_array("head", np.array([[1, 2], [3, 0], [5, 5], [0, 1]], np.float32))
     rows = Batch((logits,), (from_array("label", np.array([1, 1, 0, 1])),))
     assert accuracy(logits, rows) == 0.75
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=40))
+def test_bfloat16_is_rounded_as_samebits_rounds_it(bits: list[int]) -> None:
+    array = np.array([0x7F7FFFFF, 0xFF800000, 0x80000001, 0xFFFFFFFF, 0x3F808000, *bits], np.uint32).view(np.float32)
+    tensor = bfloat16_from("x", array.reshape(1, -1))
+    expected = samebits.to_bfloat16(torch.from_numpy(array.copy()))
+    assert tensor == to_bytes("x", expected.reshape(1, -1))._replace(payload=tensor.payload)
+    assert tensor.payload == expected.view(torch.int16).numpy().tobytes()
+    assert to_array(tensor).tobytes() == expected.float().numpy().tobytes()

@@ -14,13 +14,13 @@ import numpy as np
 from pnode.client.batch import Batch, from_array
 from pnode.client.cut import Plan, cut
 from pnode.client.local import LocalRun
-from pnode.client.model import transformer_classifier
+from pnode.client.model import Model, transformer_classifier
 from pnode.errors import WorkerLost
 from pnode.node.allocations import Allocations
 from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.gate import Gate
-from pnode.node.hosted import HostedVNode
+from pnode.node.hosted import Fork, HostedVNode, Worker
 from pnode.node.quota import Quota
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
@@ -53,9 +53,9 @@ def soon(seconds: float = 20.0) -> Deadline:
     return Deadline.after(seconds)
 
 
-def specs(stages: int = 3, window: int = 4) -> list[spec_pb2.VNodeSpec]:
+def specs(stages: int = 3, window: int = 4, model: Model = MODEL) -> list[spec_pb2.VNodeSpec]:
     """The small model, cut."""
-    return cut(MODEL, Plan(run=RUN, seed=7, optimizer=OPTIMIZER, limits=LIMITS, window=window), stages=stages)
+    return cut(model, Plan(run=RUN, seed=7, optimizer=OPTIMIZER, limits=LIMITS, window=window), stages=stages)
 
 
 def batch(step: int) -> Batch:
@@ -136,6 +136,7 @@ class WorldNode:
     def __init__(self, name: str, world: World, shelf: StateShelf) -> None:
         self.name = name
         self.workers: dict[str, InProcessWorker] = {}
+        self._world = world
         self.began: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.lost: list[tuple[str, str]] = []
         self.peers_lost: list[str] = []
@@ -167,11 +168,15 @@ class WorldNode:
         )
 
     def _host(self, request: node_pb2.AllocateRequest) -> HostedVNode:
-        def fork(spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> InProcessWorker:
+        world = self._world
+
+        def fork(spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> Worker:
             def ran(command: str) -> None:
                 if command == "begin":
                     self.began[spec.id].set()
 
+            if world.fork is not None:
+                return world.fork(spec, died)
             self.workers[spec.id] = InProcessWorker(spec, died, ran)
             return self.workers[spec.id]
 
@@ -195,8 +200,11 @@ class World:
         window: int = 4,
         *,
         store: BlobStore | None = None,
+        model: Model = MODEL,
+        fork: Fork | None = None,
     ) -> None:
-        self.specs = specs(len(homes), window)
+        self.specs = specs(len(homes), window, model)
+        self.fork = fork
         self.generation, self.epoch = 1, 1
         store = LocalStore(folder / "store") if store is None else store
         shelf = StateShelf(store, Quota(store, folder / "uploads.json", None))

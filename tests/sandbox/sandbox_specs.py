@@ -11,6 +11,7 @@ MIB = 1 << 20
 def linear_spec(
     *, features: int = 16, layers: int = 1, max_rows: int = 8, memory_bytes: int = 256 * MIB, cpu_s: float = 60.0,
     wall_s: float = 30.0, profile: str = "samebits-1",
+    dtype: tensor_pb2.DType.ValueType = tensor_pb2.DTYPE_F32,
 ) -> spec_pb2.VNodeSpec:  # fmt: skip
     """`layers` square linear layers and a cross entropy loss over their outputs."""
     operators = [
@@ -27,7 +28,7 @@ def linear_spec(
         run="run",
         profile=profile,
         seed=7,
-        inputs=[tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DTYPE_F32, shape=[features])],
+        inputs=[tensor_pb2.TensorSpec(name="x", dtype=dtype, shape=[features])],
         targets=[tensor_pb2.TensorSpec(name="label", dtype=tensor_pb2.DTYPE_I64, shape=[])],
         operators=operators,
         loss=spec_pb2.Loss(cross_entropy=spec_pb2.CrossEntropy(logits=f"y{layers - 1}", target="label")),

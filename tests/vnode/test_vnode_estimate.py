@@ -31,12 +31,20 @@ def zygote() -> Iterator[ZygoteProcess]:
 
 
 def transformer(
-    features: int, tokens: int, blocks: int, rows: int, window: int, stages: int, microbatch_rows: int = 0
+    features: int,
+    tokens: int,
+    blocks: int,
+    rows: int,
+    window: int,
+    stages: int,
+    microbatch_rows: int = 0,
+    dtype: tensor_pb2.DType.ValueType = tensor_pb2.DTYPE_F32,
 ) -> spec_pb2.VNodeSpec:
     """The first stage of a cut transformer."""
     model = transformer_classifier(
         tokens=tokens, in_features=64, features=features, num_blocks=blocks, num_heads=4, mlp=4, classes=10
     )
+    model.inputs[0].dtype = dtype
     plan = Plan(
         run="run",
         seed=1,
@@ -56,6 +64,16 @@ SPECS = {
     "a stage of three": transformer(128, 9, 3, 360, 4, 3),
     "long rows": transformer(256, 64, 2, 64, 2, 1),
     "the digits' first stage": transformer(128, 9, 3, 360, 4, 3, microbatch_rows=16),
+    "bf16": transformer(256, 64, 2, 64, 2, 1, dtype=tensor_pb2.DTYPE_BF16),
+    "bf16 in many layers": linear_spec(
+        features=64, layers=48, max_rows=4096, memory_bytes=ROOM, dtype=tensor_pb2.DTYPE_BF16
+    ),
+    "bf16 in many rows": linear_spec(
+        features=256, layers=2, max_rows=8192, memory_bytes=ROOM, dtype=tensor_pb2.DTYPE_BF16
+    ),
+    "bf16 at small microbatches and large Forwards": transformer(
+        256, 64, 2, 256, 2, 1, microbatch_rows=4, dtype=tensor_pb2.DTYPE_BF16
+    ),
     "small microbatches and large Forwards": transformer(256, 64, 2, 256, 2, 1, microbatch_rows=4),
 }
 
@@ -63,6 +81,8 @@ SPECS = {
 # Where a zygote's heap happens to lie decides which holes are filled again: this one peaks at 185 to 232 MiB, and the
 # estimate is within 40 % of the largest.
 VARYING = {"many rows": 1.5}
+# And in bf16 most pieces are holes sooner or later.
+VARYING |= dict.fromkeys([name for name in SPECS if name.startswith("bf16")], 1.6)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -61,7 +61,8 @@ BAD: list[tuple[dict[str, Any], str, Any, str, str]] = [
     # shapes
     (ONE, "inputs", [], "inputs", "at least one"),
     (ONE, "inputs[0].dtype", "DTYPE_I64", "operators[0].inputs[0]", "DTYPE_F32"),
-    (ONE, "inputs[0].dtype", "DTYPE_BF16", "inputs[0].dtype", "expected one of"),
+    (MID, "inputs[1].dtype", "DTYPE_BF16", "operators[2].inputs[1]", "expected DTYPE_F32 as of 'd', got DTYPE_BF16 of"),
+    (MID, "inputs[1].dtype", "DTYPE_BOOL", "operators[2].inputs[1]", "operators take DTYPE_F32 or DTYPE_BF16; 'b' is"),
     (ONE, "inputs[0].dtype", DELETE, "inputs[0].dtype", "DTYPE_UNSPECIFIED"),
     (ONE, "inputs[0].shape", [3, -4], "inputs[0].shape[1]", "expected 1"),
     (ONE, "inputs[0].shape", [3, 0], "inputs[0].shape[1]", "expected 1"),

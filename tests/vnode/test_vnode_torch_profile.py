@@ -82,6 +82,28 @@ def test_the_other_operators_agree_too(kind: str) -> None:
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5) for name in names)
 
 
+def test_bfloat16_is_storage_in_both() -> None:
+    """Both widen, compute in f32 and round once, so all they differ by is what f32 may differ by, and one rounding."""
+    given = [{"name": "a", "dtype": "DTYPE_BF16", "shape": [4]}]
+    operators = [
+        {"name": "wide", "inputs": ["a"], "output": "b", "linear": {"in_features": 4, "out_features": 6, "bias": True}},
+        {"name": "up", "inputs": ["b"], "output": "c", "to_float32": {}},
+        {"name": "down", "inputs": ["c"], "output": "d", "to_bfloat16": {}},
+        {"name": "bend", "inputs": ["d"], "output": "e", "gelu": {}},
+    ]
+    document = middle(inputs=given, operators=operators, outputs=["e"])
+    a = torch.linspace(-3.0, 3.0, 24).reshape(6, 4).bfloat16()
+    gradient = torch.ones(6, 6).bfloat16()
+    found = []
+    for profile in ("samebits-1", "torch"):
+        stage = Stage(spec({**document, "profile": profile}))
+        (e,) = stage.begin(0, 0, 6, {"a": a}, {}).values()
+        found.append([e, stage.finish(0, 0, {"e": gradient}, want_input_gradients=True).input_gradients["a"]])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype is theirs.dtype is torch.bfloat16
+        assert torch.allclose(ours.float(), theirs.float(), rtol=2**-7, atol=2**-7)
+
+
 def test_the_class_names_build_device_and_processor() -> None:
     stage = classifier_stage(profile="torch")
     assert stage.numerics_class == torch_profile.numerics_class("cpu")
