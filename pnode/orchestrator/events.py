@@ -14,12 +14,16 @@ from pnode.v1 import node_pb2, orchestrator_pb2, vnode_pb2
 
 @dataclass(frozen=True)
 class NodeRegistered:
-    """A node joins, or comes back."""
+    """A node joins, or comes back.
+
+    `successor_of`: the incarnation of a member that had the same address, and is proven not to be there any more; or 0.
+    """
 
     uuid: str
     address: str
     capabilities: node_pb2.Capabilities
     boot: str = ""
+    successor_of: int = 0
 
 
 @dataclass(frozen=True)

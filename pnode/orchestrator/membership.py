@@ -61,15 +61,22 @@ class Membership:
         """All members, by UUID."""
         return [self._members[uuid] for uuid in sorted(self._members)]
 
-    def check(self, uuid: str, address: str) -> None:
+    def before(self, uuid: str, address: str) -> Member | None:
+        """Another member at the address of this one, or None."""
+        return next((each for each in self._members.values() if each.address == address and each.uuid != uuid), None)
+
+    def check(self, uuid: str, address: str, *, successor_of: int = 0) -> None:
         """Raises Busy when no more nodes may join, and Conflict for an address where another member is.
 
         Without the latter, a member could turn away what is meant for another, by saying that it is there. Whoever
-        comes after a node that is gone is taken in once that one has been silent for too long.
+        comes after a node that is gone is taken in once that one has been silent for too long, or where it is proven
+        to be the `successor_of` that incarnation.
         """
-        if uuid not in self._members and len(self._members) >= self._max_nodes:
+        before = self.before(uuid, address)
+        leaves = before is not None and before.incarnation == successor_of
+        if uuid not in self._members and len(self._members) - leaves >= self._max_nodes:
             raise Busy(f"{self._max_nodes} nodes have joined, the most allowed", retry_after_s=self._silence_s)
-        if any(member.address == address and member.uuid != uuid for member in self._members.values()):
+        if before is not None and not leaves:
             raise Conflict(f"another node is at {address}", retry_after_s=self._silence_s)
 
     def register(

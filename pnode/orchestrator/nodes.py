@@ -47,6 +47,16 @@ class Nodes:
         old = self._membership.find(event.uuid)
         if old is not None and event.boot and (old.boot, old.address) == (event.boot, event.address):
             return []
+        # Whoever is refused changes nothing.
+        self._membership.check(event.uuid, event.address, successor_of=event.successor_of)
+        before = self._membership.before(event.uuid, event.address)
+        lost: list[Action] = []
+        if before is not None:
+            log.info("node %s is gone: node %s answers at %s now", before.uuid, event.uuid, event.address)
+            lost = self._lose(before, f"node {event.uuid} answers at its address now", now)
+        return [*lost, *self._take_in(event, old, now)]
+
+    def _take_in(self, event: events.NodeRegistered, old: Member | None, now: float) -> list[Action]:
         member = self._membership.register(event.uuid, event.address, event.capabilities, now, boot=event.boot)
         log.info("node %s joined from %s", member.uuid, member.address)
         if old is None:

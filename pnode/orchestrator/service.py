@@ -17,6 +17,7 @@ from pnode.orchestrator.core import Core
 from pnode.orchestrator.issuing import IssuedPasses, Issuer
 from pnode.orchestrator.journal import RunJournal
 from pnode.orchestrator.settings import OrchestratorSettings
+from pnode.orchestrator.succession import Succession
 from pnode.storage.blob import BlobStore
 from pnode.transport.addresses import parse_address
 from pnode.transport.callers import caller
@@ -48,6 +49,7 @@ class NodeDesk:
         self._settings = settings
         self._issuer = issuer
         self._passes = passes
+        self._succession = Succession(issuer, tls=settings.tls, patience_s=settings.probe_s)
         self._unix_clock = issuer.authority.now
 
     def register(self, request: orchestrator_pb2.RegisterRequest, deadline: Deadline) -> orchestrator_pb2.RegisterReply:
@@ -56,10 +58,11 @@ class NodeDesk:
         protocol = checks.registration(request)
         # One address is written in one way, so that it is known again.
         address = str(parse_address(request.address))
-        registered = events.NodeRegistered(request.node_uuid, address, request.capabilities, request.boot)
+        gone = self._proven_gone(request.node_uuid, address, deadline)
+        registered = events.NodeRegistered(request.node_uuid, address, request.capabilities, request.boot, gone)
         with self._mind.reading() as core:
             # Passes are changed for nobody who is refused, and before the calls that the event begins.
-            core.membership.check(request.node_uuid, address)
+            core.membership.check(request.node_uuid, address, successor_of=gone)
             self._passes.expect(address, request.node_uuid)
             self._mind.post(registered)
             member = core.membership.find(request.node_uuid)
@@ -70,6 +73,13 @@ class NodeDesk:
                 now_s=self._unix_clock(),
                 protocol=protocol,
             )
+
+    def _proven_gone(self, uuid: str, address: str, deadline: Deadline) -> int:
+        """The incarnation of another member at this address, where it is proven that this node is there instead."""
+        with self._mind.reading() as core:
+            before = core.membership.before(uuid, address)
+        proven = before is not None and self._succession.proven(address, uuid, deadline)
+        return before.incarnation if before is not None and proven else 0
 
     def heartbeat(
         self, request: orchestrator_pb2.HeartbeatRequest, deadline: Deadline

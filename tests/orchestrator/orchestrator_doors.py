@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator_net import soon
+from orchestrator_time import soon
 
 from pnode.orchestrator.orchestrator import Orchestrator
 from pnode.security.identity import Identity

@@ -11,8 +11,10 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from orchestrator_net import Network, ServedNode, soon
+from orchestrator_net import Network
+from orchestrator_served import ServedNode
 from orchestrator_strangers import bearing, certified, status_of
+from orchestrator_time import soon
 from orchestrator_world import RUNNING
 
 from pnode.errors import Conflict, PeerUnavailable, PermissionDenied, PNodeError, StaleFence, Unauthenticated

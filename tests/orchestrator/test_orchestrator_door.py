@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from orchestrator_doors import SECRET, request, where
 from orchestrator_fakes import uuid_of
-from orchestrator_net import soon
 from orchestrator_strangers import bearing
+from orchestrator_time import soon
 
 from pnode.errors import (
     BadRequest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cryptography import x509
-from orchestrator_net import Clock
+from orchestrator_time import Clock
 
 from pnode.orchestrator.issuing import Issuer
 from pnode.security.authority import Authority

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from orchestrator_net import Network, chain, soon
+from orchestrator_net import Network, chain
+from orchestrator_time import soon
 from orchestrator_world import RUNNING
 
 from pnode.errors import ConfigError, LeaseLost

@@ -80,6 +80,24 @@ def test_an_address_is_its_members_until_that_one_is_gone(members: Membership) -
     assert join(members, B, HERE).address == HERE
 
 
+def test_a_successor_is_one_of_one_incarnation(members: Membership) -> None:
+    first = join(members, A, HERE)
+    members.check(B, HERE, successor_of=first.incarnation)
+    again = join(members, A, HERE)
+    for incarnation in (0, first.incarnation, again.incarnation + 1):
+        with pytest.raises(Conflict):
+            members.check(B, HERE, successor_of=incarnation)
+    members.check(B, HERE, successor_of=again.incarnation)
+
+
+def test_a_successor_needs_no_more_room_than_there_was(members: Membership) -> None:
+    first, _ = join(members, A), join(members, B)
+    members.check(uuid_of(3), HERE, successor_of=first.incarnation)
+    for address in (ELSEWHERE, "127.0.0.1:3"):
+        with pytest.raises(Busy):
+            members.check(uuid_of(3), address, successor_of=first.incarnation)
+
+
 def test_a_full_house_takes_nobody_new(members: Membership) -> None:
     join(members, A)
     join(members, B)

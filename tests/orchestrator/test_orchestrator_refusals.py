@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from orchestrator_fakes import uuid_of
-from orchestrator_net import Network, chain, soon
+from orchestrator_net import Network, chain
+from orchestrator_time import soon
 from orchestrator_world import FAILED, RUNNING
 
 from pnode.errors import (

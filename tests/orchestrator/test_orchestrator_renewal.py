@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 from orchestrator_doors import SECRET, where
-from orchestrator_net import Clock, soon
+from orchestrator_time import Clock, soon
 
 from pnode.errors import Busy, DeadlineExceeded, Unavailable, UnknownRun
 from pnode.orchestrator.door import Door
