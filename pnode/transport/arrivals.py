@@ -8,6 +8,7 @@ of this network, with another protocol, or with nothing to say.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -24,15 +25,16 @@ NO_CALL = "refused.connection.NO_CALL"
 _PATIENCE_S = 5.0
 # In a flood of them connections are judged so many at a time.
 _PAUSE_S = 0.05
-# Connections by which calls came. One that is forgotten and calls again counts twice, and hides one that does not call.
+# A connection that was not heard for so long may be another one from the same port.
+_IDLE_S = 60.0
 _MAX_HEARD = 16_384
 
 
 class Arrivals:
     """Counts into `refused.connection.NO_CALL`. Thread-safe.
 
-    Which connection is silent is not known, only how many: the count may be late by those that have just begun to
-    call, never too high by more than members who connect and take longer than `_PATIENCE_S` to call.
+    Which connection is silent is not known, only how many: a call over a connection that is new here is taken to be
+    that of the oldest which has brought none yet. One that wakes after `_IDLE_S` may so hide a stranger's.
     """
 
     def __init__(self, watch: Watch, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,42 +42,45 @@ class Arrivals:
         self._counters = counters
         self._clock = clock
         self._lock = threading.Lock()
-        self._came: deque[float] = deque()
-        self._num_due = 0
-        self._num_heard = 0
+        # When those came that have brought no call yet, oldest first.
+        self._silent: deque[float] = deque()
+        self._judged = True
         self._num_silent = 0
-        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._heard: OrderedDict[str, float] = OrderedDict()
 
     def came(self) -> None:
         """A connection was accepted; nothing is known of it."""
         with self._lock:
-            first = not self._came
-            self._came.append(self._clock())
-        if first:
+            self._silent.append(self._clock())
+            begins, self._judged = self._judged, False
+        if begins:
             self._watch.begin(_PATIENCE_S, self._judge)
 
     def heard(self, peer: str) -> None:
         """A call came over the connection of a peer, as gRPC names it."""
-        if peer in self._heard:
+        now = self._clock()
+        if now - self._heard.get(peer, -math.inf) < _IDLE_S:
+            self._heard[peer] = now
             return
         with self._lock:
-            if peer not in self._heard:
-                self._num_heard += 1
-                self._heard[peer] = None
-                if len(self._heard) > _MAX_HEARD:
-                    self._heard.popitem(last=False)
+            self._heard[peer] = now
+            if len(self._heard) > _MAX_HEARD:
+                self._heard.popitem(last=False)
+            if self._silent:
+                self._silent.popleft()
 
     def _judge(self) -> None:
         now = self._clock()
         with self._lock:
-            while self._came and now - self._came[0] >= _PATIENCE_S:
-                self._came.popleft()
-                self._num_due += 1
-            silent = max(0, self._num_due - self._num_heard - self._num_silent)
-            before, self._num_silent = self._num_silent, self._num_silent + silent
-            again_s = max(_PAUSE_S, self._came[0] + _PATIENCE_S - now) if self._came else None
-        if silent:
-            self._tell(before, before + silent)
+            before = self._num_silent
+            while self._silent and now - self._silent[0] >= _PATIENCE_S:
+                self._silent.popleft()
+                self._num_silent += 1
+            count = self._num_silent
+            again_s = max(_PAUSE_S, self._silent[0] + _PATIENCE_S - now) if self._silent else None
+            self._judged = again_s is None
+        if count > before:
+            self._tell(before, count)
         if again_s is not None:
             self._watch.begin(again_s, self._judge)
 

@@ -86,7 +86,7 @@ class _Nothing:
 
 @pytest.fixture
 def members(monkeypatch: pytest.MonkeyPatch) -> Iterator[Members]:
-    monkeypatch.setattr(arrivals, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(arrivals, "_PATIENCE_S", 1.0)
     served = Members()
     yield served
     served.server.stop(0.0)
@@ -168,6 +168,30 @@ def test_a_flood_of_strangers_is_no_flood_of_lines(caplog: pytest.LogCaptureFixt
         later.pass_time(20.0)
     assert counters.value(NO_CALL) == 1000
     assert 1 <= len(caplog.records) <= 11
+
+
+def test_another_connection_from_the_same_port_is_a_new_one() -> None:
+    later, counters = Later(), Counters()
+    found = Arrivals(later, counters, lambda: later.now)
+    for _ in range(3):
+        found.came()
+        found.heard("peer")
+        later.pass_time(100.0)
+    assert counters.value(NO_CALL) == 0
+
+
+def test_a_connection_that_wakes_hides_no_stranger_who_comes_later() -> None:
+    later, counters = Later(), Counters()
+    found = Arrivals(later, counters, lambda: later.now)
+    found.came()
+    found.heard("peer")
+    later.pass_time(100.0)
+    found.heard("peer")
+    found.came()
+    for _ in range(10):
+        later.pass_time(1.0)
+        found.heard("peer")
+    assert counters.value(NO_CALL) == 1
 
 
 def test_what_is_remembered_of_peers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
