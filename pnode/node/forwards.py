@@ -8,13 +8,16 @@ bit. A profile that does not promise that is never joined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 from pnode.errors import BadRequest, DeadlineExceeded, PNodeError
 from pnode.node.hosted import HostedVNode, Reply
 from pnode.observe.counters import Counters
+from pnode.transport.api import ForwardReply
+from pnode.transport.codec import Parcel, sealed
 from pnode.transport.deadline import Deadline
+from pnode.transport.tensors import metas
 from pnode.transport.turns import Bounds
 from pnode.v1 import vnode_pb2
 from pnode.vnode import bounds
@@ -32,15 +35,14 @@ class Waiting:
     inputs: Sequence[TensorBytes]
     deadline: Deadline
     rows: int
-    version: int = 0
-    outputs: Sequence[TensorBytes] = ()
-    error: PNodeError | None = field(
-        default_factory=lambda: DeadlineExceeded("the VNode was still busy with this call at its deadline")
-    )
+    reply: ForwardReply | None = None
+    error: PNodeError | None = None
 
-    def settle(self, version: int, outputs: Sequence[TensorBytes]) -> None:
-        """It has its reply."""
-        self.version, self.outputs, self.error = version, outputs, None
+    def settled(self) -> ForwardReply:
+        """Its reply. Raises its error."""
+        if self.reply is None:
+            raise self.error or DeadlineExceeded("the VNode was still busy with this call at its deadline")
+        return self.reply
 
 
 def forward(
@@ -51,7 +53,7 @@ def forward(
     *,
     queue: Bounds,
     counters: Counters,
-) -> Waiting:
+) -> ForwardReply:
     """Run one Forward, with others where that is possible. Raises BadRequest, or Busy where the queue is full."""
     rows = vnode.requests.forward(inputs)
     mine = Waiting(fence, inputs, deadline, rows if vnode.spec.profile in bounds.ROW_INDEPENDENT_PROFILES else 0)
@@ -67,9 +69,7 @@ def forward(
             vnode.turns.give(ticket)
             for each in along:
                 each.finish()
-    if mine.error is not None:
-        raise mine.error
-    return mine
+    return mine.settled()
 
 
 class _Group:
@@ -96,7 +96,7 @@ def _run(vnode: HostedVNode, group: Sequence[Waiting], deadline: Deadline, count
         return
     for each in members:
         try:
-            each.settle(vnode.ledger.version, vnode.command("forward", {}, each.inputs, deadline).tensors)
+            each.reply = vnode.forward(each.inputs, lambda reply: _sealed(vnode, reply.tensors), deadline)
         except PNodeError as error:
             each.error = error
 
@@ -113,18 +113,27 @@ def _admitted(vnode: HostedVNode, each: Waiting) -> bool:
 
 def _run_joined(vnode: HostedVNode, members: Sequence[Waiting], deadline: Deadline) -> bool:
     """One command for all of them. False where something in it was refused: then each has to run alone."""
+
+    def read(reply: Reply) -> list[ForwardReply]:
+        return [_sealed(vnode, outputs) for outputs in _parts(reply, [each.rows for each in members])]
+
     try:
-        reply = vnode.command("forward", {}, _joined([each.inputs for each in members]), deadline)
-        parts = _parts(reply, [each.rows for each in members])
+        replies = vnode.forward(_joined([each.inputs for each in members]), read, deadline)
     except BadRequest:
         return False
     except PNodeError as error:
         for each in members:
             each.error = error
         return True
-    for each, outputs in zip(members, parts, strict=True):
-        each.settle(vnode.ledger.version, outputs)
+    for each, reply in zip(members, replies, strict=True):
+        each.reply = reply
     return True
+
+
+def _sealed(vnode: HostedVNode, outputs: Sequence[TensorBytes]) -> ForwardReply:
+    """The reply as it will be sent: the one copy out of the worker's memory, made while the turn is held."""
+    head = vnode_pb2.ForwardReply(version=vnode.ledger.version, outputs=metas(outputs))
+    return sealed(Parcel(head, [output.payload for output in outputs]))
 
 
 def _joined(every: Sequence[Sequence[TensorBytes]]) -> list[TensorBytes]:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pnode.errors import Busy, Conflict, StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
@@ -20,6 +20,8 @@ from pnode.vnode.requests import Requests
 from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Retries that may wait for the calls they join, each with a thread: no flood of them takes a node's threads.
 _MAX_JOINED = 64
@@ -44,6 +46,16 @@ class Worker(Protocol):
     def call(
         self, command: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
     ) -> Reply: ...
+
+    def exchange(
+        self,
+        command: str,
+        fields: dict[str, Any],
+        tensors: Sequence[TensorBytes],
+        read: Callable[[Reply], T],
+        *,
+        deadline_s: float | None,
+    ) -> T: ...
 
     def kill(self, reason: str) -> None: ...
 
@@ -156,6 +168,10 @@ class HostedVNode:
     def command(self, name: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], deadline: Deadline) -> Reply:
         """Run one command in the worker, which is made where there is none yet. `commanding` must be held."""
         return self._ready_worker(deadline).call(name, fields, tensors, deadline_s=deadline.left_s())
+
+    def forward(self, inputs: Sequence[TensorBytes], read: Callable[[Reply], T], deadline: Deadline) -> T:
+        """What `read` makes of the outputs while they lie in shared memory. The turn must be held."""
+        return self._ready_worker(deadline).exchange("forward", {}, inputs, read, deadline_s=deadline.left_s())
 
     def _ready_worker(self, deadline: Deadline) -> Worker:
         if self._lost is not None:

@@ -9,9 +9,8 @@ from pnode.node.gate import Gate
 from pnode.node.hosted import HostedVNode
 from pnode.observe.counters import Counters
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
-from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
-from pnode.transport.tensors import metas, payloads, unpack
+from pnode.transport.tensors import unpack
 from pnode.transport.turns import Bounds
 from pnode.v1 import vnode_pb2
 
@@ -44,9 +43,7 @@ class Serving:
             fence = request.head.fence
             vnode = self._vnode(fence)
             inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_whole_bytes)
-            done = forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
-            head = vnode_pb2.ForwardReply(version=done.version, outputs=metas(done.outputs))
-            return Parcel(head, payloads(done.outputs))
+            return forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         """One microbatch through this VNode and all below it."""

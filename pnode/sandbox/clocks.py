@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import select
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +13,10 @@ _LEAST_S = 0.001
 _LONGEST_S = 86_400.0
 
 
-class Socket(Protocol):
-    """What can be polled."""
+class Poll(Protocol):
+    """The part of select.poll that is used here: waits so many milliseconds for what was registered."""
 
-    def fileno(self) -> int: ...
+    def poll(self, timeout: float, /) -> Sequence[object]: ...
 
 
 def cpu_s(pid: int) -> float | None:
@@ -52,20 +52,19 @@ class Allowance:
         now = cpu_s(self.pid)
         return 0.0 if now is None else now - self._used
 
-    def await_readable(self, channel: Socket) -> str | None:
-        """Wait until `channel` can be read; the name of the clock that ran out before that, or None.
+    def await_readable(self, channel: Poll) -> str | None:
+        """Wait until what is polled can be read; the name of the clock that ran out before that, or None.
 
         Nobody can use up processor time faster than all of its threads together, so that is how long this sleeps.
         """
-        poll = select.poll()
-        poll.register(channel, select.POLLIN)
+        wall_left, used = self.wall_s, 0.0
         while True:
-            wall_left = self.wall_s - self.elapsed_s
-            cpu_left = (self.cpu_s - self.used_s) / self.num_threads
+            cpu_left = (self.cpu_s - used) / self.num_threads
             pause = min(max(wall_left, 0.0), max(cpu_left, _LEAST_S), _LONGEST_S)
-            if poll.poll(math.ceil(pause * 1000)):
+            if channel.poll(math.ceil(pause * 1000)):
                 return None
             if wall_left <= pause:
                 return "wall"
-            if self.used_s > self.cpu_s:
+            wall_left, used = self.wall_s - self.elapsed_s, self.used_s
+            if used > self.cpu_s:
                 return "cpu"

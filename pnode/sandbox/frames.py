@@ -99,18 +99,28 @@ def receive(channel: socket.socket, *, max_fds: int = 0, flags: int = 0) -> Rece
 
     Descriptors beyond `max_fds` are closed, by the kernel or here, and the frame is refused.
     """
-    room = socket.CMSG_SPACE(max_fds * _FD_BYTES) if max_fds else 0
-    raw, ancillary, how, _ = channel.recvmsg(MAX_FRAME_BYTES + 1, room, flags | _CLOSE_ON_EXEC)
-    fds = _descriptors(ancillary)
+    received = receive_raw(channel, max_fds=max_fds, flags=flags)
+    if received is None:
+        return None
+    raw, fds = received
     try:
-        if how & _CUT_SHORT or len(fds) > max_fds:
-            raise FrameError("a control frame is too large or brings descriptors")
-        if not raw and not fds:
-            return None
         return Received(decode(raw), fds)
     except FrameError:
         close_all(fds)
         raise
+
+
+def receive_raw(
+    channel: socket.socket, *, max_fds: int = 0, flags: int = 0, more: int = 0
+) -> tuple[bytes, tuple[int, ...]] | None:
+    """As `receive`, but nothing is parsed, and `more` bytes may lie before the frame."""
+    room = socket.CMSG_SPACE(max_fds * _FD_BYTES) if max_fds else 0
+    raw, ancillary, how, _ = channel.recvmsg(MAX_FRAME_BYTES + more + 1, room, flags | _CLOSE_ON_EXEC)
+    fds = _descriptors(ancillary) if ancillary else ()
+    if how & _CUT_SHORT or len(fds) > max_fds:
+        close_all(fds)
+        raise FrameError("a control frame is too large or brings descriptors")
+    return (raw, fds) if raw or fds else None
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:

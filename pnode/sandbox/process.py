@@ -7,13 +7,14 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pnode.errors import BadRequest, DeadlineExceeded, WorkerLost
-from pnode.sandbox import faults, frames, shared, usage
+from pnode.sandbox import faults, frames, letters, shared, usage
 from pnode.sandbox.child import Child
 from pnode.sandbox.clocks import Allowance
 from pnode.sandbox.limits import WorkerLimits
@@ -26,6 +27,8 @@ from pnode.vnode.tensors import TensorBytes
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # A worker that closed its socket, or said its last words, is gone by itself within milliseconds.
 _LEAVE_S = 1.0
 _SCALARS = (str, int, float, bool, type(None))
@@ -33,10 +36,18 @@ _SCALARS = (str, int, float, bool, type(None))
 
 @dataclass(frozen=True)
 class WorkerReply:
-    """What a worker answered to one command: scalars by name, and tensors whose payloads are `bytes` of our own."""
+    """What a worker answered to one command: scalars by name, and tensors."""
 
     fields: dict[str, Any]
     tensors: list[TensorBytes]
+
+
+class _Judged(NamedTuple):
+    """The body of an answer, found well formed: an error, or scalars and where the tensors lie."""
+
+    error: frames.Frame | None
+    fields: frames.Frame
+    slots: tuple[shared.Slot, ...]
 
 
 class WorkerProcess:
@@ -59,6 +70,10 @@ class WorkerProcess:
         self._words = LastWords()
         self._worker_fds = (*arena_fds, self._words.theirs)
         self._channel.setblocking(False)
+        self._readable = select.poll()
+        self._readable.register(self._channel, select.POLLIN)
+        self._judged = letters.remembering(partial(_judge, self._outbox.size))
+        self._plain = lru_cache(letters.REMEMBERED)(_plain)
 
     # What it is
 
@@ -92,42 +107,56 @@ class WorkerProcess:
         *,
         deadline_s: float | None,
     ) -> WorkerReply:
+        """Run one command; the payloads of its reply are `bytes` of our own. Raises what `exchange` raises."""
+        return self.exchange(command, fields or {}, tensors, _copied, deadline_s=deadline_s)
+
+    def exchange(
+        self,
+        command: str,
+        fields: Mapping[str, Any],
+        tensors: Sequence[TensorBytes],
+        read: Callable[[WorkerReply], T],
+        *,
+        deadline_s: float | None,
+    ) -> T:
         """Run one command. Waits for its turn no longer than `deadline_s`; once begun it runs to its end or its limits.
 
+        `read` makes what is kept of the reply, whose payloads are views of shared memory, good until it returns. A
+        hostile worker may change them at any time, so nothing may depend on what it finds there.
         The caller's deadline is not the worker's: an impatient client must not cost a VNode its worker.
         Raises DeadlineExceeded where the turn did not come; BadRequest, TooLarge, SpecError, StepMismatch or
         BlobCorrupt of the command itself; WallClockBreach, LimitBreach or WorkerLost where the worker ended by it, and
         WorkerLost ever after.
         """
         try:
-            with self._turns.taken(deadline_s):
+            self._turns.take(deadline_s)
+            try:
                 if self.child.ended.is_set():
                     raise WorkerLost(f"VNode {self.vnode!r} has no worker: {self._epitaph()}")
-                return self._exchange(command, fields or {}, tensors)
+                slots = self._inbox.pack(tensors)
+                return read(self._answered(command, self._body(command, fields, slots)))
+            finally:
+                self._turns.give()
         finally:
             self._free_after_end()
 
-    def _exchange(self, command: str, fields: Mapping[str, Any], tensors: Sequence[TensorBytes]) -> WorkerReply:
-        slots = self._inbox.pack(tensors)
-        self._sequence += 1
-        request = {"sequence": self._sequence, "command": command, "fields": dict(fields)}
-        with self._guarded(command):
-            try:
-                raw = frames.encode({**request, "tensors": shared.to_wire(slots)})
-            except frames.FrameError as error:
-                raise BadRequest(str(error)) from None
-            if self._has_spoken():
-                self._refuse_unasked()
-            allowance = self._allowance()
-            self._channel.sendmsg([raw], [], socket.MSG_NOSIGNAL)
-            reply = self._reply(command, allowance)
-            return self._opened(reply, command)
-
-    @contextmanager
-    def _guarded(self, command: str) -> Iterator[None]:
-        """Turn a broken protocol or a broken socket into the end of the worker."""
+    def _body(self, command: str, fields: Mapping[str, Any], slots: tuple[shared.Slot, ...]) -> bytes:
+        """Raises BadRequest where it would be too large."""
         try:
-            yield
+            return _written(command, fields, slots) if fields else self._plain(command, slots)
+        except frames.FrameError as error:
+            raise BadRequest(str(error)) from None
+
+    def _answered(self, command: str, body: bytes) -> WorkerReply:
+        """The answer to a command. A broken protocol or a broken socket is the end of the worker."""
+        self._sequence += 1
+        try:
+            allowance = self._allowance()
+            letters.send(self._channel, self._sequence, body)
+            judged = self._reply(command, allowance)
+            if judged.error is not None:
+                self._raise(judged.error, command)
+            return WorkerReply(dict(judged.fields), self._outbox.view(judged.slots))
         except frames.FrameError as error:
             raise self.child.wait_end(Doom("protocol", f"broke the protocol in {command!r}: {error}")) from None
         except OSError:
@@ -139,36 +168,23 @@ class WorkerProcess:
         limits = self.child.limits
         return Allowance(self.pid or 0, limits.cpu_s, self._wall_s, limits.num_threads)
 
-    def _reply(self, command: str, allowance: Allowance) -> frames.Frame:
-        """The next frame, within the wall clock and the processor time of a command."""
-        over = allowance.await_readable(self._channel)
+    def _reply(self, command: str, allowance: Allowance) -> _Judged:
+        """The next letter, within the wall clock and the processor time of a command."""
+        over = allowance.await_readable(self._readable)
         if over == "wall":
             message = f"went over its {self._wall_s:g} s of wall clock in {command!r}"
             raise self.child.wait_end(Doom("wall_clock", message, {"limit_s": self._wall_s}))
         if over == "cpu":
             message = f"went over its {allowance.cpu_s:g} s of processor time in {command!r}"
             raise self.child.wait_end(Doom("cpu", message, {"limit_s": allowance.cpu_s}))
-        received = frames.receive(self._channel)
+        received = letters.receive(self._channel)
         if received is None:
             raise ConnectionResetError
-        return received.frame
-
-    def _refuse_unasked(self) -> NoReturn:
-        if frames.receive(self._channel) is None:
-            raise ConnectionResetError
-        raise frames.FrameError("a reply that nobody asked for")
-
-    def _opened(self, reply: frames.Frame, command: str) -> WorkerReply:
-        """The reply, checked; tensors are copied out once."""
-        if frames.integer(reply, "sequence") != self._sequence:
+        number, body = received
+        if number != self._sequence:
+            # Also what nobody asked for, and what was said twice.
             raise frames.FrameError("a reply to another command")
-        if "error" in reply:
-            self._raise(frames.table(reply, "error"), command)
-        fields = frames.table(reply, "fields")
-        if not all(isinstance(value, _SCALARS) for value in fields.values()):
-            raise frames.FrameError("a field of a reply is no scalar")
-        slots = shared.from_wire(reply.get("tensors"), self._outbox.size)
-        return WorkerReply(fields, self._outbox.copy(slots))
+        return self._judged(body)
 
     def _raise(self, body: frames.Frame, command: str) -> NoReturn:
         error = faults.from_wire(body)
@@ -178,11 +194,6 @@ class WorkerProcess:
         self.child.expect(error)
         self._channel.shutdown(socket.SHUT_RDWR)
         raise self.child.wait_end(error, grace_s=_LEAVE_S)
-
-    def _has_spoken(self) -> bool:
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        return bool(poll.poll(0))
 
     # Its end
 
@@ -196,8 +207,10 @@ class WorkerProcess:
         self.handed_over()
         if self.child.pid is not None:
             self.child.wait_end(Doom("killed", "the VNode was released"))
-        with suppress(DeadlineExceeded), self._turns.taken(_LEAVE_S):
+        with suppress(DeadlineExceeded):
+            self._turns.take(_LEAVE_S)
             self._free()
+            self._turns.give()
 
     def _ended(self, verdict: Verdict) -> None:
         """From the supervisor's thread, once."""
@@ -253,6 +266,30 @@ class WorkerProcess:
             self._inbox.close()
             self._outbox.close()
             self._words.close()
+
+
+def _written(command: str, fields: Mapping[str, Any], slots: tuple[shared.Slot, ...]) -> bytes:
+    """The body of a command. Raises FrameError where it would be too large."""
+    return frames.encode({"command": command, "fields": dict(fields), "tensors": shared.to_wire(slots)})
+
+
+def _plain(command: str, slots: tuple[shared.Slot, ...]) -> bytes:
+    return _written(command, {}, slots)
+
+
+def _judge(outbox_bytes: int, body: bytes) -> _Judged:
+    """The body of an answer. Raises FrameError where it is none, or names tensors outside the outbox."""
+    reply = frames.decode(body)
+    if "error" in reply:
+        return _Judged(frames.table(reply, "error"), {}, ())
+    fields = frames.table(reply, "fields")
+    if not all(isinstance(value, _SCALARS) for value in fields.values()):
+        raise frames.FrameError("a field of a reply is no scalar")
+    return _Judged(None, fields, shared.from_wire(reply.get("tensors"), outbox_bytes))
+
+
+def _copied(reply: WorkerReply) -> WorkerReply:
+    return WorkerReply(reply.fields, [each._replace(payload=bytes(each.payload)) for each in reply.tensors])
 
 
 def _arenas(spec: spec_pb2.VNodeSpec) -> tuple[shared.Arena, shared.Arena, tuple[int, ...]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from pnode.errors import BadRequest, TooLarge
@@ -40,9 +41,10 @@ class Arena:
 
     def __init__(self, mapping: mmap.mmap) -> None:
         self._mapping = mapping
+        self._whole = memoryview(mapping)
         self.size = len(mapping)
 
-    def pack(self, tensors: Sequence[TensorBytes]) -> list[Slot]:
+    def pack(self, tensors: Sequence[TensorBytes]) -> tuple[Slot, ...]:
         """Copy the tensors in, one after the other. Raises BadRequest or TooLarge before anything is written."""
         slots: list[Slot] = []
         flats: list[memoryview] = []
@@ -57,27 +59,21 @@ class Arena:
         if end > self.size:
             raise TooLarge(f"tensors of {end} bytes in one command, this VNode's spec allows {self.size}")
         for slot, flat in zip(slots, flats, strict=True):
-            self._mapping[slot.offset : slot.offset + len(flat)] = flat
-        return slots
+            self._whole[slot.offset : slot.offset + len(flat)] = flat
+        return tuple(slots)
 
-    def copy(self, slots: Sequence[Slot]) -> list[TensorBytes]:
-        """The tensors, each copied out once: what is checked and used is what no worker can change any more."""
-        return [
-            TensorBytes(slot.name, slot.dtype, slot.shape, self._mapping[slot.offset : slot.offset + _extent(slot)])
-            for slot in slots
-        ]
-
-    def view(self, slots: Sequence[Slot]) -> list[TensorBytes]:
+    def view(self, slots: Iterable[Slot]) -> list[TensorBytes]:
         """The tensors in place, valid until the next command."""
-        whole = memoryview(self._mapping)
         return [
-            TensorBytes(slot.name, slot.dtype, slot.shape, whole[slot.offset : slot.offset + _extent(slot)])
+            TensorBytes(slot.name, slot.dtype, slot.shape, self._whole[slot.offset : slot.offset + _extent(slot)])
             for slot in slots
         ]
 
     def close(self) -> None:
-        """Give the memory back."""
-        self._mapping.close()
+        """Give the memory back; where somebody still looks at it, an exception's frames for one, once nobody does."""
+        self._whole.release()
+        with suppress(BufferError):
+            self._mapping.close()
 
 
 def create(name: str, num: int, *, worker_writes: bool) -> tuple[Arena, int]:
@@ -103,12 +99,12 @@ def attach(fd: int, *, writable: bool) -> Arena:
     return Arena(mmap.mmap(fd, os.fstat(fd).st_size, prot=protection))
 
 
-def to_wire(slots: Sequence[Slot]) -> list[object]:
+def to_wire(slots: Iterable[Slot]) -> list[object]:
     """The table as it stands in a control frame."""
     return [[slot.name, slot.dtype, list(slot.shape), slot.offset] for slot in slots]
 
 
-def from_wire(table: object, capacity: int) -> list[Slot]:
+def from_wire(table: object, capacity: int) -> tuple[Slot, ...]:
     """The table of a control frame, checked against an arena of `capacity` bytes. Raises FrameError.
 
     Tensors come in ascending order and may not overlap, so together they are no larger than the arena.
@@ -123,7 +119,7 @@ def from_wire(table: object, capacity: int) -> list[Slot]:
             raise FrameError("a tensor lies outside its arena or over another")
         end = slot.offset + _extent(slot)
         slots.append(slot)
-    return slots
+    return tuple(slots)
 
 
 def _slot(row: object) -> Slot:

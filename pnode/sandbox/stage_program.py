@@ -61,7 +61,7 @@ class StageCommands:
         return {**about, "numerics_class": stage.numerics_class}, ()
 
     def _forward(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
-        return {"version": stage.version}, _packed(stage.forward(_seen(tensors)))
+        return {}, _packed(stage.forward(_seen(tensors)))
 
     def _begin(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         num_inputs = integer(fields, "num_inputs")

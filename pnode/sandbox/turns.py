@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pnode.errors import DeadlineExceeded
 
@@ -18,27 +16,15 @@ class Turns:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
-    @contextmanager
-    def taken(self, deadline_s: float | None) -> Iterator[None]:
-        """Hold the turn. Raises DeadlineExceeded where it does not come within `deadline_s` (None: no deadline)."""
-        self._take(deadline_s)
-        try:
-            yield
-        finally:
-            self._pass_on()
-
     def try_take(self) -> bool:
-        """Take the turn if it is free now; give it back with `give`."""
+        """Take the turn if it is free now; `give` it back."""
         with self._lock:
             free = not self._taken
             self._taken = True
             return free
 
-    def give(self) -> None:
-        """Give back a turn that `try_take` took."""
-        self._pass_on()
-
-    def _take(self, deadline_s: float | None) -> None:
+    def take(self, deadline_s: float | None) -> None:
+        """Take the turn; `give` it back. Raises DeadlineExceeded where it does not come in time (None: no limit)."""
         with self._lock:
             if not self._taken:
                 self._taken = True
@@ -54,7 +40,8 @@ class Turns:
             self._waiting.remove(mine)
         raise DeadlineExceeded("the worker was busy until the deadline")
 
-    def _pass_on(self) -> None:
+    def give(self) -> None:
+        """Give back the turn, to whoever waits longest."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set()

@@ -8,10 +8,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NoReturn, Protocol
 
 from pnode.errors import PNodeError
-from pnode.sandbox import box, confinement, faults, frames, limits, shared
+from pnode.sandbox import box, confinement, faults, frames, letters, limits, shared
 from pnode.sandbox.verdict import EXIT_FAULT, EXIT_MEMORY, EXIT_PROTOCOL
 from pnode.vnode.tensors import TensorBytes
 
@@ -79,14 +80,16 @@ def serve(
     commands: Commands,
 ) -> int:
     """Answer commands until the front closes its end. Returns the exit code."""
-    while (received := frames.receive(channel)) is not None:
+    read = letters.remembering(partial(_Command.of, inbox))
+    while (received := letters.receive(channel)) is not None:
         limits.allow_cpu(bounds.cpu_s)
+        number, body = received
         try:
-            command = _Command.of(received.frame, inbox)
+            command = read(body)
         except frames.FrameError:
             return EXIT_PROTOCOL
         reply, code = command.run(commands, outbox)
-        frames.send_raw(channel, reply)
+        letters.send(channel, number, reply)
         if code is not None:
             # The front must have read why before our exit is reported to it; it hangs up then.
             channel.recv(1)
@@ -97,27 +100,27 @@ def serve(
 class _Command:
     """One command as it came from the front."""
 
-    def __init__(self, sequence: int, name: str, fields: Fields, tensors: Sequence[TensorBytes]) -> None:
-        self._sequence = sequence
+    def __init__(self, name: str, fields: Fields, tensors: Sequence[TensorBytes]) -> None:
         self._name = name
         self._fields = fields
         self._tensors = tensors
 
     @classmethod
-    def of(cls, frame: frames.Frame, inbox: shared.Arena) -> _Command:
+    def of(cls, inbox: shared.Arena, body: bytes) -> _Command:
+        frame = frames.decode(body)
         slots = shared.from_wire(frame.get("tensors"), inbox.size)
-        sequence = frames.integer(frame, "sequence")
-        return cls(sequence, frames.text(frame, "command"), frames.table(frame, "fields"), inbox.view(slots))
+        return cls(frames.text(frame, "command"), frames.table(frame, "fields"), inbox.view(slots))
 
     def run(self, commands: Commands, outbox: shared.Arena) -> tuple[bytes, int | None]:
         """The reply's frame, and the exit code if it is the last one. Too large a frame is our fault."""
         try:
             fields, tensors = commands(self._name, self._fields, self._tensors)
-            return self._reply({"fields": fields, "tensors": shared.to_wire(outbox.pack(tensors))}), None
+            slots = outbox.pack(tensors)
+            return _answer(fields, slots) if fields else _tensors_alone(slots), None
         except PNodeError as error:
             if not faults.is_survivable(error):
                 return self._fault(error)
-            return self._reply({"error": faults.to_wire(error)}), None
+            return frames.encode({"error": faults.to_wire(error)}), None
         except Exception as error:  # noqa: BLE001 - the boundary of a process: the front must hear of it
             return self._out_of_memory(error) if _is_memory(error) else self._fault(error)
 
@@ -126,16 +129,22 @@ class _Command:
         # The frames of the traceback hold the tensors of the command that did not fit.
         message = f"went over its memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         error.__traceback__ = None
-        return self._reply({"error": faults.last_words("LIMIT_BREACH", message)}), EXIT_MEMORY
+        return frames.encode({"error": faults.last_words("LIMIT_BREACH", message)}), EXIT_MEMORY
 
     def _fault(self, error: Exception) -> tuple[bytes, int]:
         # The text of an unexpected exception may quote anything, so only its kind goes to callers.
         message = f"the worker failed in {self._name!r} with {type(error).__name__}"
         trace = "".join(traceback.format_exception(error))
-        return self._reply({"error": faults.last_words("INTERNAL", message, trace)}), EXIT_FAULT
+        return frames.encode({"error": faults.last_words("INTERNAL", message, trace)}), EXIT_FAULT
 
-    def _reply(self, body: frames.Frame) -> bytes:
-        return frames.encode({"sequence": self._sequence, **body})
+
+def _answer(fields: Fields, slots: tuple[shared.Slot, ...]) -> bytes:
+    return frames.encode({"fields": fields, "tensors": shared.to_wire(slots)})
+
+
+@lru_cache(letters.REMEMBERED)
+def _tensors_alone(slots: tuple[shared.Slot, ...]) -> bytes:
+    return _answer({}, slots)
 
 
 def _is_memory(error: Exception) -> bool:

@@ -8,7 +8,7 @@ and what goes out is one join. The bytes are those of the .proto: any protobuf l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -39,6 +39,8 @@ class Parcel(Generic[M]):
 
     head: M
     payloads: Sequence[Buffer] = ()
+    # The whole message, where it is written already. It is what head and payloads say.
+    whole: bytes | None = field(default=None, compare=False, repr=False)
 
 
 def carries(kind: type[Message]) -> bool:
@@ -64,11 +66,27 @@ def encode(parcel: Parcel[Any], max_message_bytes: int) -> bytes:
     """The message as bytes: one join. Raises TooLarge where they are over the configured maximum."""
     parts = pieces(parcel)
     _check_most(parcel.head, sum(map(len, parts)), max_message_bytes)
+    # A join of one `bytes` is that very one.
     return b"".join(parts)
+
+
+def sealed(parcel: Parcel[M]) -> Parcel[M]:
+    """The same message, written: its payloads are views of the one copy that was made of them."""
+    parts = pieces(parcel)
+    whole = b"".join(parts)
+    view, at = memoryview(whole), len(parts[0])
+    payloads: list[Buffer] = []
+    for framing, payload in zip(parts[1::2], parts[2::2], strict=True):
+        at += len(framing)
+        payloads.append(view[at : at + len(payload)])
+        at += len(payload)
+    return Parcel(parcel.head, payloads, whole)
 
 
 def pieces(parcel: Parcel[Any]) -> list[Buffer]:
     """What makes up the message, in order: the head, then each payload behind its tag and length."""
+    if parcel.whole is not None:
+        return [parcel.whole]
     parts: list[Buffer] = [parcel.head.SerializeToString()]
     for payload in parcel.payloads:
         # Views of other items than bytes have another length than what is joined.

@@ -154,14 +154,14 @@ def _calls() -> Iterator[bytes]:
 
 
 _FRAMES: tuple[dict[str, Any], ...] = (
-    {"sequence": 2, "command": "forward", "fields": {"a": 1}, "tensors": [["x", 1, [2, 3], 64], ["y", 3, [], 128]]},
-    {"sequence": 2, "error": {"reason": "BAD_SPEC", "message": "x", "path": "a", "why": "b"}, "loss": math.nan},
+    {"command": "forward", "fields": {"a": 1}, "tensors": [["x", 1, [2, 3], 64], ["y", 3, [], 128]]},
+    {"error": {"reason": "BAD_SPEC", "message": "x", "path": "a", "why": "b"}, "loss": math.nan},
 )
 _HEADER_WORDS = ("__metadata__", "data_offsets", "dtype", "shape", "F32", "format", "version", state.FORMAT)
 _FIELD_WORDS = tuple(sorted(field.name for field in spec_pb2.VNodeSpec.DESCRIPTOR.fields))
 
 TARGETS = {
-    "frames": Target(check_frame, [frames.encode(frame) for frame in _FRAMES], ("sequence", "tensors", "error")),
+    "frames": Target(check_frame, [frames.encode(frame) for frame in _FRAMES], ("tensors", "error")),
     "specs": Target(check_spec, [each.SerializeToString() for each in _specs()]),
     "specs-json": Target(check_spec_json, [spec.to_json(each).encode() for each in _specs()], _FIELD_WORDS),
     "states": Target(check_state, list(_states()), _HEADER_WORDS),

@@ -25,7 +25,7 @@ CONTENTS = {
     for name, shape in state.layout(linear_spec(), 0).items()
 }
 STATE = state.encode(linear_spec(), 0, CONTENTS)
-FRAME = frames.encode({"sequence": 2, "fields": {"a": 1}, "tensors": [["x", 1, [2, 3], 64]]})
+FRAME = frames.encode({"fields": {"a": 1}, "tensors": [["x", 1, [2, 3], 64]]})
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,9 @@ ROOMY = Budget(1 << 30, machine=lambda: 1 << 40, free=lambda: 1 << 40)
 MODEL = transformer_classifier(tokens=3, in_features=4, features=8, num_blocks=2, num_heads=2, mlp=2, classes=3)
 LIMITS = spec_pb2.Limits(memory_bytes=256 << 20, cpu_s=30, wall_s=30, max_rows=ROWS)
 OPTIMIZER = spec_pb2.Optimizer(adamw=spec_pb2.AdamW(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1))
+
+
+T = TypeVar("T")
 
 
 def soon(seconds: float = 20.0) -> Deadline:
@@ -105,6 +108,17 @@ class InProcessWorker:
             copies = [tensor._replace(payload=bytes(tensor.payload)) for tensor in replies]
             self._ran(command)
             return Reply(dict(answered), copies)
+
+    def exchange(
+        self,
+        command: str,
+        fields: Mapping[str, Any],
+        tensors: Sequence[TensorBytes],
+        read: Callable[[Reply], T],
+        *,
+        deadline_s: float | None,
+    ) -> T:
+        return read(self.call(command, fields, tensors, deadline_s=deadline_s))
 
     def die(self) -> None:
         self._dead = True

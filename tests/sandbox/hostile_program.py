@@ -160,7 +160,8 @@ class Hostile:
         _forever()
 
     def answer_twice(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Fields:
-        os.write(_channel_fd(), json.dumps({"sequence": fields["sequence"], "fields": {}, "tensors": []}).encode())
+        number = int(str(fields["number"])).to_bytes(8, "little")
+        os.write(_channel_fd(), number + json.dumps({"fields": {}, "tensors": []}).encode())
         return {}
 
     def answer_too_much(self, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:

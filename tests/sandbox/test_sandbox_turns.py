@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,16 +12,23 @@ from pnode.errors import DeadlineExceeded
 from pnode.sandbox.turns import Turns
 
 
+@contextmanager
+def taken(turns: Turns, deadline_s: float | None) -> Iterator[None]:
+    turns.take(deadline_s)
+    yield
+    turns.give()
+
+
 def test_a_turn_that_does_not_come_is_refused_and_harms_nobody() -> None:
     turns = Turns()
-    with turns.taken(None):
+    with taken(turns, None):
         for deadline_s in (0.0, -1.0, 0.01):
-            with pytest.raises(DeadlineExceeded), turns.taken(deadline_s):
+            with pytest.raises(DeadlineExceeded), taken(turns, deadline_s):
                 pass
         assert not turns.try_take()
     assert turns.try_take()
     turns.give()
-    with turns.taken(0.0):
+    with taken(turns, 0.0):
         pass
 
 
@@ -29,10 +38,10 @@ def test_first_come_first_served() -> None:
     waiting = []
 
     def take(number: int) -> None:
-        with turns.taken(20):
+        with taken(turns, 20):
             served.append(number)
 
-    with turns.taken(None):
+    with taken(turns, None):
         for number in range(8):
             thread = threading.Thread(target=take, args=(number,))
             thread.start()
