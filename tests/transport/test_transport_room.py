@@ -81,7 +81,7 @@ def test_what_has_come_is_counted_while_its_call_waits_for_the_rest(serve: Serve
 
 def test_a_call_that_gets_no_more_gives_back_what_it_held(serve: Serve) -> None:
     vnodes = BlockedVNodes()
-    server = serve(vnodes=vnodes, max_message_bytes=SMALL, in_flight_bytes=1, receive_s=0.3)
+    server = serve(vnodes=vnodes, max_message_bytes=SMALL, in_flight_bytes=1, receive_s=0.8)
     with ExitStack() as stack:
         clients, soon = Clients(stack, server), Deadline.after(WAIT_S)
         inside = Calling(lambda: clients.new().forward(of_size(SMALL - 1000), soon))
