@@ -137,7 +137,8 @@ class FairTurns:
         with self._lock:
             self._account(ticket.caller, amount - ticket.amount)
             ticket.amount = amount
-            self._grant()
+            if self._queues or self._growing:
+                self._grant()
 
     def take_along(self, wanted: Callable[[object], bool]) -> list[Ticket]:
         """Take out of the queue those whose offer is wanted, in the order of their turns; `finish` must follow."""
@@ -152,9 +153,11 @@ class FairTurns:
         return taken
 
     def _check_room(self, caller: str, bounds: Bounds) -> None:
-        growing = [ticket.caller for ticket in self._growing if ticket.bounded]
-        waiting = sum(ticket.bounded for queue in self._queues.values() for ticket in queue) + len(growing)
-        mine = sum(ticket.bounded for ticket in self._queues.get(caller, ())) + growing.count(caller)
+        waiting = sum(ticket.bounded for queue in self._queues.values() for ticket in queue)
+        mine = sum(ticket.bounded for ticket in self._queues.get(caller, ()))
+        if self._growing:
+            waiting += len(self._growing)
+            mine += sum(ticket.caller == caller for ticket in self._growing)
         if mine >= bounds.most_each:
             raise Busy(f"{mine} calls of this client wait for {self._what} already", retry_after_s=_RETRY_AFTER_S)
         if waiting >= bounds.most:
