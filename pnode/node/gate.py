@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pnode.errors import Busy, Draining
 
@@ -16,7 +14,8 @@ class Gate:
     """Open until `close`, but for the time that it holds back; `wait_empty` then tells when the last call has left."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._closed = False
         self._held_for = ""
@@ -31,19 +30,18 @@ class Gate:
         """Whether new work is refused."""
         return self._closed
 
-    @contextmanager
-    def passing(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Hold one place inside. Raises Draining once the gate is closed, Busy while it holds back."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise Draining("this node is draining and takes no new work", retry_after_s=1.0)
             self.check_not_held()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
                 self._changed.notify_all()
 
     def check_not_held(self) -> None:
@@ -57,7 +55,7 @@ class Gate:
 
     def close(self) -> None:
         """Refuse new calls from now on."""
-        with self._changed:
+        with self._lock:
             self._closed = True
 
     def wait_empty(self, timeout_s: float) -> bool:

@@ -39,7 +39,7 @@ class Serving:
 
     def forward(self, request: ForwardRequest, deadline: Deadline) -> ForwardReply:
         """Inference through one VNode at its current version."""
-        with self._gate.passing():
+        with self._gate:
             fence = request.head.fence
             vnode = self._vnode(fence)
             inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_whole_bytes)
@@ -47,7 +47,7 @@ class Serving:
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         """One microbatch through this VNode and all below it."""
-        with self._gate.passing():
+        with self._gate:
             return self._chain.train(self._vnode(request.head.fence), request, deadline)
 
     def apply(self, request: vnode_pb2.ApplyRequest, deadline: Deadline) -> vnode_pb2.ApplyReply:
@@ -69,7 +69,7 @@ class Serving:
 
     def restore(self, request: vnode_pb2.RestoreRequest, deadline: Deadline) -> vnode_pb2.RestoreReply:
         """Adopt a generation and a state."""
-        with self._gate.passing():
+        with self._gate:
             # Not checked against our fence: the newer generation is what it brings.
             vnode = self._allocations.get(request.fence.run, request.fence.vnode)
             return vnode_pb2.RestoreReply(version=vnode.restore(request, deadline))

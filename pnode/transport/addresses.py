@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -86,6 +87,7 @@ def origin(peer: str) -> str:
     return str(ipaddress.IPv6Network((host, 64), strict=False)) if ":" in host else host
 
 
+@lru_cache(1024)
 def is_loopback(host: str) -> bool:
     """Whether a host, as `parse_host` returned it, is this machine's own."""
     return _ip(host).is_loopback

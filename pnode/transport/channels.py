@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import grpc
 
@@ -69,12 +68,31 @@ class ChannelSettings:
         ]
 
 
-class _Pooled:
-    """A channel and the number of calls that use it."""
+class Line:
+    """A channel of a pool, and the number of calls that use it: each holds it for as long as the call lasts.
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    What makes the calls of a method is made once; methods are few.
+    """
+
+    def __init__(self, channel: grpc.Channel, lock: threading.Lock) -> None:
         self.channel = channel
         self.num_calls = 0
+        self._lock = lock
+        self._unary: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    def unary(self, path: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        """What makes calls with one message either way."""
+        found = self._unary.get(path)
+        if found is None:
+            found = self._unary[path] = self.channel.unary_unary(path)
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.num_calls -= 1
 
 
 class ChannelPool:
@@ -104,18 +122,12 @@ class ChannelPool:
         self._settings = settings or ChannelSettings()
         self._options = self._settings.options(max_message_bytes)
         self._lock = threading.Lock()
-        self._pooled: OrderedDict[Place, _Pooled] = OrderedDict()
+        self._pooled: OrderedDict[Place, Line] = OrderedDict()
         self._closed = False
 
-    @contextmanager
-    def lease(self, address: Address) -> Iterator[grpc.Channel]:
-        """The channel to an address, kept open for as long as it is held."""
-        pooled = self._take(check_private(self.passes.place(address)))
-        try:
-            yield pooled.channel
-        finally:
-            with self._lock:
-                pooled.num_calls -= 1
+    def lease(self, address: Address) -> Line:
+        """The channel to an address, for one call: it is kept open until the line is left."""
+        return self._take(check_private(self.passes.place(address)))
 
     def close(self) -> None:
         """Close every channel; calls in flight end with PeerUnavailable. Safe to call twice."""
@@ -136,17 +148,17 @@ class ChannelPool:
         with self._lock:
             return len(self._pooled)
 
-    def _take(self, place: Place) -> _Pooled:
+    def _take(self, place: Place) -> Line:
         with self._lock:
             if self._closed:
                 raise PeerUnavailable(f"{place.address}: the channels of this process are closed")
             pooled = self._pooled.get(place)
             if pooled is None:
-                pooled = _Pooled(self._made(place))
+                pooled = Line(self._made(place), self._lock)
                 self._pooled[place] = pooled
             self._pooled.move_to_end(place)
             pooled.num_calls += 1
-            idle = [*self._outdated(place), *self._surplus()]
+            idle = [*self._outdated(place), *self._surplus()] if len(self._pooled) > 1 else ()
         for each in idle:
             each.channel.close()
         return pooled
@@ -157,7 +169,7 @@ class ChannelPool:
         options = [*self._options, ("grpc.ssl_target_name_override", place.name)]
         return grpc.secure_channel(place.address.target, channel_credentials(place.tls), options=options)
 
-    def _outdated(self, place: Place) -> list[_Pooled]:
+    def _outdated(self, place: Place) -> list[Line]:
         """Take out the idle channels to the same address that show or expect something else by now."""
         old = [
             other
@@ -166,7 +178,7 @@ class ChannelPool:
         ]
         return [self._pooled.pop(other) for other in old]
 
-    def _surplus(self) -> list[_Pooled]:
+    def _surplus(self) -> list[Line]:
         """Take out the idle channels beyond the maximum, oldest first."""
         num_surplus = len(self._pooled) - self._settings.max_channels
         if num_surplus <= 0:

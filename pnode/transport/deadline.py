@@ -16,12 +16,7 @@ class Call(Protocol):
     """The part of a gRPC servicer context that a deadline is made from."""
 
     def time_remaining(self) -> float | None: ...
-    def is_active(self) -> bool: ...
     def add_callback(self, callback: Callable[[], None]) -> bool: ...
-
-
-def _always() -> bool:
-    return True
 
 
 def _nothing() -> None:
@@ -31,34 +26,29 @@ def _nothing() -> None:
 class Caller:
     """Who waits for an answer: a name to be fair by, and whether it still waits. Thread-safe."""
 
-    def __init__(self, name: str = "", *, waits: Callable[[], bool] = _always) -> None:
+    def __init__(self, name: str = "") -> None:
         self.name = name
-        self._waits = waits
+        # Nobody waits any more: the call was cancelled, lost its connection, or its own deadline passed.
+        self.gone = False
         self._lock = threading.Lock()
-        self._left = False
         self._hand_over: Callable[[], None] = _nothing
         self._listeners: dict[object, Callable[[], object]] = {}
 
     @classmethod
     def of_call(cls, call: Call, name: str = "") -> Caller:
         """Whoever made a call that came in. It leaves when the call ends, however it ends."""
-        caller = cls(name, waits=call.is_active)
+        caller = cls(name)
         if not call.add_callback(caller.leave):
             caller.leave()
         return caller
 
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits any more: it cancelled, lost its connection, or its own deadline passed."""
-        return self._left or not self._waits()
-
     def leave(self) -> None:
         """Nobody waits from here on; those who want to hear of it do so at once, in this thread."""
         with self._lock:
-            self._left = True
+            self.gone = True
             listeners, self._listeners = list(self._listeners.values()), {}
             # Whoever keeps a deadline longer than its call lasts must not keep the call and its message too.
-            self._waits, self._hand_over = _always, _nothing
+            self._hand_over = _nothing
         for listener in listeners:
             listener()
 
@@ -75,7 +65,7 @@ class Caller:
         """While this is held, `listener` is called once the caller leaves; at once where it has left already."""
         token = object()
         with self._lock:
-            left = self._left
+            left = self.gone
             if not left:
                 self._listeners[token] = listener
         if left:

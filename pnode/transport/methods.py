@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -30,12 +31,12 @@ class Method:
     request: type[Message]
     reply: type[Message]
 
-    @property
+    @cached_property
     def service(self) -> str:
         """The full name of its service."""
         return self.path.split("/")[1]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its own name, as the .proto has it."""
         return self.path.split("/")[2]

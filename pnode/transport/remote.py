@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -19,7 +18,7 @@ from pnode.errors import BadRequest, DeadlineExceeded, PeerUnavailable, ReplyToo
 from pnode.transport import codec, compression, methods, pieces
 from pnode.transport.addresses import parse_address
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, TrainRequest
-from pnode.transport.channels import ChannelPool
+from pnode.transport.channels import ChannelPool, Line
 from pnode.transport.codec import Buffer, Parcel
 from pnode.transport.deadline import NOBODY_ELSE, Deadline
 from pnode.transport.passes import Metadata
@@ -113,8 +112,7 @@ class _Remote:
 
     def _sending(self, name: str, raw: bytes) -> _Send:
         def send(deadline: Deadline, metadata: Metadata) -> Buffer:
-            with self._calling(name) as (channel, path):
-                return _sent(channel.unary_unary(path), raw, deadline, metadata)
+            return self._said(name, lambda line, path: _sent(line.unary(path), raw, deadline, metadata))
 
         return send
 
@@ -126,26 +124,28 @@ class _Remote:
 
         def send(deadline: Deadline, metadata: Metadata) -> Buffer:
             chunks = pieces.split(parts, self._pool.max_message_bytes)
-            with self._calling(name + methods.IN_PIECES) as (channel, path):
-                try:
-                    return _sent_in_pieces(channel.stream_stream(path), chunks, expected, deadline, metadata)
-                except BadRequest as error:
-                    if expected == most and isinstance(error, TooLarge):
-                        # More than we are configured to take, and nobody said how much it would be.
-                        raise
-                    raise self._garbage(name, error) from error
+
+            def say(line: Line, path: str) -> Buffer:
+                return _sent_in_pieces(line.channel.stream_stream(path), chunks, expected, deadline, metadata)
+
+            try:
+                return self._said(name + methods.IN_PIECES, say)
+            except BadRequest as error:
+                if expected == most and isinstance(error, TooLarge):
+                    # More than we are configured to take, and nobody said how much it would be.
+                    raise
+                raise self._garbage(name, error) from error
 
         return send
 
     def _garbage(self, name: str, error: BadRequest) -> PeerUnavailable:
         return PeerUnavailable(f"{self._address} answered {name} with garbage: {error.message}")
 
-    @contextmanager
-    def _calling(self, name: str) -> Iterator[tuple[grpc.Channel, str]]:
-        """The channel and the path of a method; what gRPC raises becomes what the peer raised."""
-        with self._pool.lease(self._address) as channel:
+    def _said(self, name: str, say: Callable[[Line, str], Buffer]) -> Buffer:
+        """One exchange, over the line there, of the method's path; what gRPC raises becomes what the peer raised."""
+        with self._pool.lease(self._address) as line:
             try:
-                yield channel, f"/{self.service.full_name}/{name}"
+                return say(line, f"/{self.service.full_name}/{name}")
             except grpc.RpcError as error:
                 raise from_rpc_error(error, f"{name} at {self._address}") from error
             except ValueError as error:

@@ -12,6 +12,7 @@ from pnode.vnode.tensors import ITEM_BYTES, TensorBytes, dtype_name, num_bytes
 MAX_TENSORS = 1024
 MAX_DIMS = 8
 MAX_NAME_CHARS = 256
+_ENUMS = {int(value): value for value in tensor_pb2.DType.values()}
 
 
 def metas(tensors: Iterable[TensorBytes]) -> list[tensor_pb2.TensorMeta]:
@@ -79,8 +80,7 @@ def _check_size(name: str, dtype: int, shape: tuple[int, ...], payload_bytes: in
 
 
 def _enum(dtype: int) -> tensor_pb2.DType.ValueType:
-    try:
-        name = tensor_pb2.DType.Name(dtype)  # type: ignore[arg-type]  # any number may come; Name checks it
-    except ValueError as error:
-        raise BadRequest(f"unknown dtype: {dtype_name(dtype)}") from error
-    return tensor_pb2.DType.Value(name)
+    found = _ENUMS.get(dtype)
+    if found is None:
+        raise BadRequest(f"unknown dtype: {dtype_name(dtype)}")
+    return found

@@ -38,7 +38,8 @@ class Ticket:
     """A place in the queue. `offer` is what whoever holds the turn may do along with its own work."""
 
     __slots__ = ("_awake", "_state", "_wanted", "amount", "bounded", "caller", "offer")
-    # Of one that grows.
+    # Of one that waits, and of one that grows.
+    _awake: threading.Event
     _wanted: int
 
     def __init__(self, caller: str, amount: int, offer: object, bounded: bool) -> None:
@@ -47,7 +48,11 @@ class Ticket:
         self.offer = offer
         self.bounded = bounded
         self._state = _State.WAITING
-        self._awake = threading.Event()
+
+    @property
+    def held(self) -> bool:
+        """Whether the turn came."""
+        return self._state is _State.HELD
 
     def finish(self) -> None:
         """What was taken along is done: wake whoever waits for it."""
@@ -93,11 +98,25 @@ class FairTurns:
         """Queue up. `wait` must follow. Raises Busy where as many wait already as `bounds` allow."""
         ticket = Ticket(caller, amount, offer, bounds is not None)
         with self._lock:
+            if not self._queues and not self._growing and self._is_free(caller, amount):
+                # As if it had queued and come at once; most turns are of this kind.
+                self._account(caller, amount)
+                ticket._state = _State.HELD
+                return ticket
             if bounds is not None:
                 self._check_room(caller, bounds)
+            ticket._awake = threading.Event()
             self._queues.setdefault(caller, deque()).append(ticket)
             self._grant()
         return ticket
+
+    def _is_free(self, caller: str, amount: int) -> bool:
+        return amount <= self._free and self._may_hold(caller, amount)
+
+    def _may_hold(self, caller: str, amount: int) -> bool:
+        """Whether its share allows so much more; who holds nothing may hold anything."""
+        held = self._held.get(caller, 0)
+        return held == 0 or held + amount <= self._share
 
     def more(self, ticket: Ticket, amount: int, *, bounds: Bounds | None = None) -> None:
         """Queue up for `amount` in all, while the turn keeps what it holds; `wait` must follow.
@@ -111,7 +130,7 @@ class FairTurns:
             self._check_each_can(ticket, amount)
             ticket._wanted = amount
             ticket._state = _State.GROWING
-            ticket._awake.clear()
+            ticket._awake = threading.Event()
             self._growing.append(ticket)
             self._grant()
 
@@ -120,13 +139,15 @@ class FairTurns:
 
         Raises DeadlineExceeded when neither happened in time; the place in the queue is given up then.
         """
+        if ticket.held:
+            return True
         if not ticket._awake.is_set():
             deadline.await_event(ticket._awake)
         with self._lock:
             if ticket._state in (_State.WAITING, _State.GROWING):
                 self._give_up(ticket)
                 raise DeadlineExceeded(f"{self._what} was busy until the deadline, or until its caller left")
-            return ticket._state is _State.HELD
+            return ticket.held
 
     def give(self, ticket: Ticket) -> None:
         """End a turn."""
@@ -142,7 +163,9 @@ class FairTurns:
 
     def take_along(self, wanted: Callable[[object], bool]) -> list[Ticket]:
         """Take out of the queue those whose offer is wanted, in the order of their turns; `finish` must follow."""
-        taken = []
+        taken: list[Ticket] = []
+        if not self._queues:
+            return taken
         with self._lock:
             rounds = zip_longest(*self._queues.values())
             for ticket in [each for turn in rounds for each in turn if each is not None and each.offer is not None]:
@@ -193,8 +216,7 @@ class FairTurns:
             if self._growing and any(ticket.caller == caller for ticket in self._growing):
                 # Further turns of the same caller would use up the share that it waits for.
                 continue
-            held = self._held.get(caller, 0)
-            if held == 0 or held + queue[0].amount <= self._share:
+            if self._may_hold(caller, queue[0].amount):
                 # The first who may hold more is waited for, or what asks for much would never get it.
                 return queue[0] if queue[0].amount <= self._free else None
         return None

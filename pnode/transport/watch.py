@@ -15,45 +15,66 @@ from contextlib import contextmanager
 _LONGEST_S = 60.0
 
 
+class Due:
+    """What will be ended, and when, on the monotonic clock."""
+
+    __slots__ = ("_watch", "at_s", "end")
+
+    def __init__(self, watch: Watch, end: Callable[[], object]) -> None:
+        self._watch = watch
+        self.end = end
+        self.at_s = 0.0
+
+    def move(self, seconds: float) -> None:
+        """End it so many seconds from now instead; what was ended already stays so."""
+        with self._watch._lock:
+            self._watch._expect(self, seconds)
+
+    def call_off(self) -> None:
+        """Do not end it."""
+        with self._watch._lock:
+            self._watch._due.discard(self)
+
+
 class Watch:
     """Thread-safe. Its thread begins with the first call and ends with `close`."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._due: dict[object, tuple[float, Callable[[], object]]] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._due: set[Due] = set()
         self._looks_at = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def begin(self, seconds: float, end: Callable[[], object]) -> Callable[[], None]:
-        """Call `end`, once, so many seconds from now. Returns what calls that off."""
-        token, due = object(), time.monotonic() + seconds
-        with self._changed:
-            self._due[token] = (due, end)
+    def begin(self, seconds: float, end: Callable[[], object]) -> Due:
+        """Call `end`, once, so many seconds from now, unless that is moved or called off."""
+        due = Due(self, end)
+        with self._lock:
+            self._due.add(due)
+            self._expect(due, seconds)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._look, name="pnode-watch", daemon=True)
                 self._thread.start()
-            elif due < self._looks_at:
-                self._changed.notify_all()
+        return due
 
-        def call_off() -> None:
-            with self._changed:
-                self._due.pop(token, None)
-
-        return call_off
+    def _expect(self, due: Due, seconds: float) -> None:
+        due.at_s = time.monotonic() + seconds
+        if due.at_s < self._looks_at:
+            self._changed.notify_all()
 
     @contextmanager
     def over(self, seconds: float, end: Callable[[], object]) -> Iterator[None]:
         """Call `end` if what happens inside takes longer than so many seconds."""
-        call_off = self.begin(seconds, end)
+        due = self.begin(seconds, end)
         try:
             yield
         finally:
-            call_off()
+            due.call_off()
 
     def close(self) -> None:
         """Watch no more; what is due later is not ended."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
@@ -66,14 +87,13 @@ class Watch:
 
     def _late(self) -> list[Callable[[], object]] | None:
         """Those whose time has come, once there are some; None when the watch has ended."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now = time.monotonic()
-                late = {token: end for token, (due, end) in self._due.items() if due <= now}
-                for token in late:
-                    del self._due[token]
+                late = sorted((due for due in self._due if due.at_s <= now), key=lambda due: due.at_s)
+                self._due.difference_update(late)
                 if late:
-                    return list(late.values())
-                self._looks_at = min([now + _LONGEST_S, *(due for due, _ in self._due.values())])
+                    return [due.end for due in late]
+                self._looks_at = min([now + _LONGEST_S, *(due.at_s for due in self._due)])
                 self._changed.wait(self._looks_at - now)
         return None

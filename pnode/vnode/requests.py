@@ -74,10 +74,11 @@ def _wanted(tensors: Iterable[tensor_pb2.TensorSpec]) -> _Wanted:
 def _rows(wanted: _Wanted, given: Sequence[TensorBytes], word: str) -> set[int]:
     """The numbers of rows that they have."""
     found = {tensor.name: tensor for tensor in given}
-    for name in sorted(wanted.keys() - found.keys()):
-        raise BadRequest(f"{word} {name!r} is missing")
-    for name in sorted(found.keys() - wanted.keys()):
-        raise BadRequest(f"{word} {shown(name)} is not one of {list(wanted)}")
+    if found.keys() != wanted.keys():
+        for name in sorted(wanted.keys() - found.keys()):
+            raise BadRequest(f"{word} {name!r} is missing")
+        for name in sorted(found.keys() - wanted.keys()):
+            raise BadRequest(f"{word} {shown(name)} is not one of {list(wanted)}")
     return {_num_rows(found[name], dtype, row, word) for name, (dtype, row) in wanted.items()}
 
 

@@ -162,7 +162,7 @@ def num_noted(target: Target) -> int:
 
 
 def held(target: Target) -> int:
-    return sum(target.server.served[0].limits.intake._turns._held.values())
+    return sum(target.server.served[0].limits.intake.turns._held.values())
 
 
 def test_what_is_mutated_here_is_accepted_as_it_is(target: Target) -> None:

@@ -12,16 +12,16 @@ from pnode.node.gate import Gate
 
 def test_counts_calls_inside() -> None:
     gate = Gate()
-    with gate.passing(), gate.passing():
+    with gate, gate:
         assert gate.inside == 2
     assert gate.inside == 0
 
 
 def test_a_closed_gate_refuses_and_still_lets_out() -> None:
     gate = Gate()
-    with gate.passing():
+    with gate:
         gate.close()
-        with pytest.raises(Draining) as refusal, gate.passing():
+        with pytest.raises(Draining) as refusal, gate:
             pass
         assert refusal.value.retry_after_s is not None
         assert not gate.wait_empty(0.0)
@@ -33,7 +33,7 @@ def test_wait_empty_wakes_when_the_last_call_leaves() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def call() -> None:
-        with gate.passing():
+        with gate:
             entered.set()
             leave.wait(10)
 

@@ -118,9 +118,9 @@ def test_the_guard_tells_its_node() -> None:
 def test_a_gate_that_holds_back_refuses_with_a_reason_and_a_time() -> None:
     gate = Gate()
     gate.hold_back("memory is short")
-    with pytest.raises(Busy, match="memory is short") as refusal, gate.passing():
+    with pytest.raises(Busy, match="memory is short") as refusal, gate:
         pass
     assert refusal.value.retry_after_s
     gate.hold_back("")
-    with gate.passing():
+    with gate:
         assert gate.inside == 1

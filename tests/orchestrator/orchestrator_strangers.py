@@ -48,7 +48,7 @@ def certified(authority: Authority, who: Principal, life_s: float = 3600.0, beli
 
 def status_of(pool: ChannelPool, address: str, path: str, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
     """What any gRPC client would be told by an empty message."""
-    with pool.lease(parse_address(address)) as channel:
-        send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+    with pool.lease(parse_address(address)) as line:
+        send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = line.channel.unary_unary(path)
         call: Any = send.future(b"", timeout=30.0, metadata=metadata)
         return call.code(), call.details() or ""

@@ -22,7 +22,7 @@ from pnode.transport.arrivals import NO_CALL, Arrivals
 from pnode.transport.credentials import ServerTls, channel_credentials
 from pnode.transport.guards import TokenGuard
 from pnode.transport.server import Server, make_server
-from pnode.transport.watch import Watch
+from pnode.transport.watch import Due, Watch
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -124,9 +124,9 @@ class Later(Watch):
         self.now = 0.0
         self._asked: list[tuple[float, Callable[[], object]]] = []
 
-    def begin(self, seconds: float, end: Callable[[], object]) -> Callable[[], None]:
+    def begin(self, seconds: float, end: Callable[[], object]) -> Due:
         self._asked.append((self.now + seconds, end))
-        return lambda: None
+        return Due(self, end)
 
     def pass_time(self, seconds: float) -> None:
         until = self.now + seconds

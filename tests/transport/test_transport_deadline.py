@@ -32,9 +32,6 @@ class Call:
     def time_remaining(self) -> float | None:
         return self.remaining_s
 
-    def is_active(self) -> bool:
-        return self.active
-
     def add_callback(self, callback: Callable[[], None]) -> bool:
         self.callbacks.append(callback)
         return self.active
@@ -76,7 +73,7 @@ def test_a_caller_that_has_gone_is_noticed_by_every_deadline_made_from_its_own()
     deadline = Deadline.of_call(call, default_s=60.0, max_s=300.0, clock=Clock())
     sooner = deadline.at_most(1.0)
     assert not deadline.cancelled
-    call.active = False
+    call.end()
     assert deadline.cancelled
     with pytest.raises(DeadlineExceeded, match="no longer waits"):
         sooner.check()

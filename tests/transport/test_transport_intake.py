@@ -223,7 +223,7 @@ def test_a_reply_that_nobody_reads_is_counted_until_its_connection_is_given_up(
     size = 8 * MIB
     prefix = vnode_pb2.ForwardRequest(payloads=[bytes(size)]).SerializeToString()[:-size]
     command = [sys.executable, "-c", READS_NOTHING, address_of(server), prefix.hex(), str(size)]
-    turns = server.served[0].limits.intake._turns
+    turns = server.served[0].limits.intake.turns
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         try:
             vnodes.wait_inside(1)
@@ -242,7 +242,7 @@ def test_garbage_costs_no_room_afterwards(serve: Serve, pool: ChannelPool) -> No
     for _ in range(20):
         with pytest.raises(BadRequest):
             send_raw(pool, server, FORWARD, b"\xff" * 1000)
-    until(lambda: not server.served[0].limits.intake._turns._held)
+    until(lambda: not server.served[0].limits.intake.turns._held)
 
 
 # The watch
@@ -259,7 +259,7 @@ def test_what_takes_too_long_is_ended_once_in_the_order_of_its_time() -> None:
     with watch.over(60.0, lambda: ended.append("never")):
         pass
     assert done.wait(WAIT_S)
-    late()
+    late.call_off()
     watch.close()
     assert ended == ["over", "first", "second"]
 

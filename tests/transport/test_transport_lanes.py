@@ -118,9 +118,9 @@ def test_a_watch_tells_each_change_and_ends_with_the_server(serve: Serve, pool: 
     changes = threading.Condition()
 
     def watch() -> None:
-        with pool.lease(parse_address(address_of(server))) as channel:
+        with pool.lease(parse_address(address_of(server))) as line:
             request = health_pb2.HealthCheckRequest(service="later")
-            for reply in health_stub(channel).Watch(request, timeout=WAIT_S):
+            for reply in health_stub(line.channel).Watch(request, timeout=WAIT_S):
                 with changes:
                     told.append(reply.status)
                     changes.notify_all()
@@ -141,9 +141,9 @@ def test_a_watch_tells_each_change_and_ends_with_the_server(serve: Serve, pool: 
 
 def test_watchers_that_leave_free_their_threads(serve: Serve, pool: ChannelPool) -> None:
     server = serve()
-    with pool.lease(parse_address(address_of(server))) as channel:
+    with pool.lease(parse_address(address_of(server))) as line:
         for _ in range(40):
-            watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+            watch = health_stub(line.channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             watch.cancel()
             # The server learns of it a moment later; a lane that filled up would refuse the next watch.
@@ -153,8 +153,8 @@ def test_watchers_that_leave_free_their_threads(serve: Serve, pool: ChannelPool)
 
 def test_reflection_names_the_services_and_their_methods(serve: Serve, pool: ChannelPool) -> None:
     server = serve(vnodes=FakeVNodes(), node=FakeNode())
-    with pool.lease(parse_address(address_of(server))) as channel:
-        known = ProtoReflectionDescriptorDatabase(channel)
+    with pool.lease(parse_address(address_of(server))) as line:
+        known = ProtoReflectionDescriptorDatabase(line.channel)
         assert set(known.get_services()) == {
             "pnode.v1.VNodes",
             "pnode.v1.PNode",

@@ -55,7 +55,7 @@ class Clients:
 
 
 def held(server: Server) -> int:
-    return sum(server.served[0].limits.intake._turns._held.values())
+    return sum(server.served[0].limits.intake.turns._held.values())
 
 
 @pytest.mark.parametrize("waits", [of_size(2 * SMALL - 1000), of_frame(18_000, SMALL - 1000)], ids=["whole", "plain"])
@@ -63,7 +63,7 @@ def test_what_has_come_is_counted_while_its_call_waits_for_the_rest(serve: Serve
     vnodes = BlockedVNodes()
     # Room for two messages that are counted twice: 32 KiB.
     server = serve(vnodes=vnodes, max_message_bytes=SMALL, in_flight_bytes=1)
-    turns, soon = server.served[0].limits.intake._turns, Deadline.after(WAIT_S)
+    turns, soon = server.served[0].limits.intake.turns, Deadline.after(WAIT_S)
     with ExitStack() as stack:
         clients = Clients(stack, server)
         inside = Calling(lambda: clients.new().forward(of_size(SMALL - 1000), soon))

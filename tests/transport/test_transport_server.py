@@ -193,8 +193,8 @@ def test_every_call_has_a_deadline(
 ) -> None:
     fake = FakeVNodes()
     server = serve(vnodes=fake, default_deadline_s=7.0, max_deadline_s=9.0)
-    with pool.lease(parse_address(address_of(server))) as channel:
-        method_of(channel, "/pnode.v1.VNodes/Describe")(b"", timeout=timeout)
+    with pool.lease(parse_address(address_of(server))) as line:
+        method_of(line.channel, "/pnode.v1.VNodes/Describe")(b"", timeout=timeout)
     # gRPC rounds a deadline up, by about a hundredth, where it writes it into a header.
     assert low < fake.seen[0][2].left_s() <= high
 
@@ -214,8 +214,8 @@ def test_a_handler_learns_that_its_caller_has_gone(serve: Serve, pool: ChannelPo
             noticed.set()
             return vnode_pb2.DescribeReply()
 
-    with pool.lease(parse_address(address_of(serve(vnodes=Patient())))) as channel:
-        call = method_of(channel, "/pnode.v1.VNodes/Describe").future(b"", timeout=WAIT_S)
+    with pool.lease(parse_address(address_of(serve(vnodes=Patient())))) as line:
+        call = method_of(line.channel, "/pnode.v1.VNodes/Describe").future(b"", timeout=WAIT_S)
         assert started.wait(WAIT_S)
         call.cancel()
         assert noticed.wait(WAIT_S)

@@ -27,7 +27,7 @@ def served(turns: FairTurns, holder: Ticket, tickets: list[Ticket]) -> list[Tick
 
 
 def turns_came(turns: FairTurns, ticket: Ticket) -> bool:
-    return ticket._awake.is_set()
+    return ticket.held
 
 
 def test_a_flood_of_one_caller_does_not_starve_another() -> None:

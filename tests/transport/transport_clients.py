@@ -24,9 +24,9 @@ def method_of(channel: grpc.Channel, path: str) -> grpc.UnaryUnaryMultiCallable[
 
 def send_raw(pool: ChannelPool, server: Server, path: str, raw: bytes, timeout: float = WAIT_S) -> bytes:
     """Bytes as a stranger may send them, below all our own code."""
-    with pool.lease(parse_address(address_of(server))) as channel:
+    with pool.lease(parse_address(address_of(server))) as line:
         try:
-            return method_of(channel, path)(raw, timeout=timeout)
+            return method_of(line.channel, path)(raw, timeout=timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -37,5 +37,5 @@ def health_stub(channel: grpc.Channel) -> Any:
 
 
 def check(pool: ChannelPool, server: Server, name: str) -> int:
-    with pool.lease(parse_address(address_of(server))) as channel:
-        return int(health_stub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=WAIT_S).status)
+    with pool.lease(parse_address(address_of(server))) as line:
+        return int(health_stub(line.channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=WAIT_S).status)
