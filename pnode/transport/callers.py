@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 import grpc
@@ -31,11 +29,16 @@ def caller() -> Principal | None:
     return _caller.get()
 
 
-@contextmanager
-def calling(who: Principal | None) -> Iterator[None]:
+class calling:  # noqa: N801 - used as a function is
     """Name the caller for as long as its call runs."""
-    before = _caller.set(who)
-    try:
-        yield
-    finally:
-        _caller.reset(before)
+
+    __slots__ = ("_before", "_who")
+
+    def __init__(self, who: Principal | None) -> None:
+        self._who = who
+
+    def __enter__(self) -> None:
+        self._before = _caller.set(self._who)
+
+    def __exit__(self, *_: object) -> None:
+        _caller.reset(self._before)

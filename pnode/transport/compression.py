@@ -27,9 +27,14 @@ _LEVEL = 1
 
 def is_compressed(parcel: Parcel[Any]) -> bool:
     """Whether some tensor of the message is."""
-    metas = _metas(parcel.head)
-    # More are refused by whoever counts them.
-    return len(metas) <= MAX_TENSORS and any(meta.compression != COMPRESSION_UNSPECIFIED for meta in metas)
+    kind: Any = type(parcel.head)
+    for name in _fields(kind):
+        metas = getattr(parcel.head, name)
+        # More are refused by whoever counts them.
+        for meta in metas if len(metas) <= MAX_TENSORS else ():
+            if meta.compression != COMPRESSION_UNSPECIFIED:
+                return True
+    return False
 
 
 def asking(parcel: Parcel[M]) -> Parcel[M]:

@@ -24,14 +24,14 @@ class Lane(ThreadPoolExecutor):
         self.capacity = threads + queue
         # Told by whose connection each call came, where somebody asks.
         self.heard: Callable[[str], None] | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._num_calls = 0
 
     @property
     def num_calls(self) -> int:
         """Calls that run or wait for a thread."""
-        with self._changed:
-            return self._num_calls
+        return self._num_calls
 
     @property
     def full(self) -> bool:
@@ -39,7 +39,7 @@ class Lane(ThreadPoolExecutor):
         return self.num_calls >= self.capacity
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        with self._changed:
+        with self._lock:
             self._num_calls += 1
         try:
             future = super().submit(fn, *args, **kwargs)
@@ -55,6 +55,7 @@ class Lane(ThreadPoolExecutor):
             return self._changed.wait_for(lambda: not self._num_calls, timeout_s)
 
     def _left(self) -> None:
-        with self._changed:
+        with self._lock:
             self._num_calls -= 1
-            self._changed.notify_all()
+            if not self._num_calls:
+                self._changed.notify_all()

@@ -76,7 +76,9 @@ class _Remote:
             came = codec.decode(reply, raw)
             if max_bytes is not None and sum(map(len, came.payloads)) > most:
                 raise TooLarge(f"its tensors have more than the {most} bytes that were asked for")
-            if compression.is_compressed(came) and not compression.asks(sent.head):
+            if not compression.is_compressed(came):
+                return came
+            if not compression.asks(sent.head):
                 raise BadRequest("it is compressed, which was not asked for")
             return compression.plain(came, most, lambda num_bytes: None)
 
