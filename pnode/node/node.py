@@ -23,29 +23,25 @@ from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.settings import NodeSettings
 from pnode.node.shelf import StateShelf
+from pnode.node.trust import Trust
 from pnode.observe.counters import Counters
 from pnode.sandbox.supervisor import ZygoteProcess
-from pnode.security.identity import Identity as Key
 from pnode.storage.blob import BlobStore
-from pnode.transport.addresses import Address, parse_orchestrator
+from pnode.transport.addresses import Address
 from pnode.transport.channels import ChannelPool
-from pnode.transport.credentials import ServerTls
 from pnode.transport.deadline import Deadline
 from pnode.transport.guards import Guard as CallGuard
-from pnode.transport.guards import NodeGuard
-from pnode.transport.joiner import Joiner
 from pnode.transport.ports import check_bindable
 from pnode.transport.remote import RemoteOrchestrator, RemoteVNode
 from pnode.transport.retry import Backoff
 from pnode.transport.server import Server, make_server
 from pnode.transport.turns import Bounds
-from pnode.v1 import node_pb2, orchestrator_pb2, spec_pb2, vnode_pb2
+from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
 
 log = logging.getLogger(__name__)
 
 # A snapshot at drain may wait for one command and one upload.
 _SNAPSHOT_S = 30.0
-_RESOLVE_S = 5.0
 
 
 class Node:
@@ -61,12 +57,9 @@ class Node:
         self._gate = Gate()
         self.counters = Counters()
         self._rng = random.Random()  # noqa: S311 - jitter, nothing secret
-        key = Key.kept(settings.data_dir, settings.uuid)
-        self.uuid = key.uuid
-        where = parse_orchestrator(settings.orchestrator_address)
-        self._tls = bool(where.fingerprint)
-        check_bindable(settings.host, settings.port, tls=self._tls)
-        self._joiner = Joiner(key, where, enrolment=settings.enrolment, any_address=settings.any_address)
+        self._trust = Trust(settings)
+        self.uuid = self._trust.uuid
+        check_bindable(settings.host, settings.port, tls=self._trust.by_tls)
         # Fork first: the zygote is its own process before any gRPC object exists here.
         self._zygote = ZygoteProcess.start(
             num_threads=settings.num_threads,
@@ -101,10 +94,9 @@ class Node:
             max_whole_bytes=settings.max_whole_bytes,
             compresses=settings.compresses,
             weather=settings.weather,
-            passes=self._joiner,
+            passes=self._trust.passes,
         )
-        where = parse_orchestrator(settings.orchestrator_address)
-        self._orchestrator = RemoteOrchestrator(self._channels, str(where.address))
+        self._orchestrator = RemoteOrchestrator(self._channels, str(self._trust.orchestrator))
         self._reporter = Reporter(self._orchestrator, self.uuid)
         self._quota = Quota(store, settings.data_dir / "uploads.json", settings.disk_bytes)
         self._shelf = StateShelf(store, self._quota)
@@ -145,8 +137,8 @@ class Node:
         self._server: Server = make_server(
             vnodes=self._serving,
             node=control,
-            guard=self._given_guard or self._guard_of_tokens(),
-            tls=ServerTls(self._joiner.tls_identity) if self._tls else None,
+            guard=self._given_guard or self._trust.guard(self._generation),
+            tls=self._trust.tls,
             host=settings.host,
             port=settings.port,
             max_threads=settings.max_calls,
@@ -164,7 +156,7 @@ class Node:
             Identity(self.uuid, self.address, self.capabilities),
             self,
             self._orchestrator,
-            on_beat=self._renew_tokens,
+            on_beat=lambda: self._trust.renew(self._orchestrator),
             backoff=lambda: Backoff(settings.reconnect_backoff_s, cap_s=60.0, rng=self._rng),
         )
 
@@ -296,24 +288,9 @@ class Node:
     def _fork(self, spec: spec_pb2.VNodeSpec, died: Callable[[str, str], None]) -> Worker:
         return self._zygote.fork(spec, on_exit=lambda _, verdict: died(verdict.reason, verdict.sentence))
 
-    def _guard_of_tokens(self) -> CallGuard:
-        reader, now = self._joiner.reader, self._joiner.clock.now
-        return NodeGuard(reader, now, tls=self._tls, uuid=self.uuid, generation=self._generation)
-
     def _generation(self, run: str, vnode: str) -> int | None:
         found = self._allocations.find(run, vnode)
         return None if found is None else found.fence.generation
-
-    def _renew_tokens(self) -> None:
-        """Ask again for the tokens whose time is half over, now that the orchestrator answers."""
-        for run, vnode in self._joiner.due_grants():
-            request = orchestrator_pb2.ResolveRequest(run=run, vnode=vnode)
-            try:
-                self._orchestrator.resolve(request, Deadline.after(_RESOLVE_S))
-            except PNodeError as error:
-                # Whoever needs it next resolves it then, and hears why that fails.
-                log.debug("the token for VNode %s of run %s was not renewed: %s", vnode, run, error)
-                self._joiner.grants.forget(run, vnode)
 
     def _local(self, run: str, vnode: str) -> Route | None:
         found = self._allocations.find(run, vnode)
