@@ -171,7 +171,7 @@ def test_messages_beyond_the_budget_wait_for_room_or_are_refused(serve: Serve) -
     vnodes, counters = BlockedVNodes(), Counters()
     # Room for two messages of a mebibyte; one client may hold one of them.
     server = serve(
-        vnodes=vnodes, max_message_bytes=MIB + 1000, in_flight_bytes=1, receive_s=0.3, max_threads=8, counters=counters
+        vnodes=vnodes, max_message_bytes=MIB + 1000, in_flight_bytes=1, receive_s=0.8, max_threads=8, counters=counters
     )
     request = Parcel(vnode_pb2.ForwardRequest(), [bytes(MIB)])
     soon = Deadline.after(WAIT_S)
