@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import samebits
 import torch
@@ -28,14 +29,22 @@ def initial(parameter: ParameterSpec, seed: int) -> Tensor:
     return samebits.random.normal(shape, init.std, seed=seed, site=site)
 
 
+class _Step(NamedTuple):
+    """One operator, and what its message says, read once: the parameters are the module's own."""
+
+    op: spec_pb2.Operator
+    operands: tuple[str, ...]
+    output: str
+    parameters: list[Parameter]
+
+
 class Module:
     """Parameters, and the operators in their order. The spec must be valid."""
 
     def __init__(self, spec: spec_pb2.VNodeSpec, profile: Profile) -> None:
         self._spec = spec
         self._profile = profile
-        self._owned = {op.name: [name for name, _, _ in allow_list.operator_parameters(op)] for op in spec.operators}
-        self._plans: dict[tuple[str, ...], tuple[dict[str, int], list[int]]] = {}
+        self._plans: dict[tuple[str, ...], tuple[dict[str, int], list[_Step]]] = {}
         self.parameters: dict[str, Parameter] = {}
         for parameter in allow_list.parameter_specs(spec):
             value = Parameter(initial(parameter, spec.seed).to(profile.device))
@@ -61,24 +70,24 @@ class Module:
 
         A value with several readers goes through a fork: operators in their order, then the roots in theirs.
         """
-        reads, live = self._plan(tuple(roots))
+        reads, steps = self._plan(tuple(roots))
         branches: dict[str, list[Tensor]] = {}
         for name, value in inputs.items():
             branches[name] = self._branches(value, reads.get(name, 0))
-        for index in live:
-            op = self._spec.operators[index]
-            operands = [branches[name].pop(0) for name in op.inputs]
-            parameters = [self.parameters[name] for name in self._owned[op.name]]
-            branches[op.output] = self._branches(self._profile.run(op, operands, parameters), reads[op.output])
+        for op, operands, output, parameters in steps:
+            result = self._profile.run(op, [branches[name].pop(0) for name in operands], parameters)
+            branches[output] = self._branches(result, reads[output])
         return {name: branches[name].pop(0) for name in roots}
 
-    def _plan(self, roots: tuple[str, ...]) -> tuple[dict[str, int], list[int]]:
+    def _plan(self, roots: tuple[str, ...]) -> tuple[dict[str, int], list[_Step]]:
         if roots not in self._plans:
-            self._plans[roots] = (
-                liveness.num_reads(self._spec, roots),
-                liveness.live_operators(self._spec, roots),
-            )
+            live = [self._step(self._spec.operators[at]) for at in liveness.live_operators(self._spec, roots)]
+            self._plans[roots] = (liveness.num_reads(self._spec, roots), live)
         return self._plans[roots]
+
+    def _step(self, op: spec_pb2.Operator) -> _Step:
+        owned = [self.parameters[name] for name, _, _ in allow_list.operator_parameters(op)]
+        return _Step(op, tuple(op.inputs), op.output, owned)
 
     def _branches(self, value: Tensor, num_readers: int) -> list[Tensor]:
         if num_readers <= 1 or not value.requires_grad:

@@ -56,6 +56,7 @@ class Stage:
         self._profile = _open_profile(spec.profile, device, num_threads)
         self._profile.activate()
         self._module = Module(spec, self._profile)
+        self._forward_roots, self._training_roots = liveness.forward_roots(spec), liveness.training_roots(spec)
         self._steps = OptimizerSteps(spec, self._profile, self._module)
         self._num_classes = _num_classes(spec)
         self._torn = False
@@ -95,7 +96,7 @@ class Stage:
         self._check_whole()
         with torch.no_grad():
             placed = {name: value.to(self._profile.device).contiguous() for name, value in inputs.items()}
-            return _handed_out(self._module.run(placed, liveness.forward_roots(self._spec)))
+            return _handed_out(self._module.run(placed, self._forward_roots))
 
     # Training
 
@@ -116,7 +117,7 @@ class Stage:
         self._check_rows(rows, batch_rows, in_already=microbatch < self._accumulated)
         leaves = {name: self._leaf(value) for name, value in inputs.items()}
         with torch.enable_grad():
-            roots = self._module.run(leaves, liveness.training_roots(self._spec))
+            roots = self._module.run(leaves, self._training_roots)
         if self._spec.HasField("loss"):
             graph = self._with_loss(leaves, roots, targets, batch_rows)
         else:

@@ -49,10 +49,12 @@ def to_bytes(name: str, tensor: Tensor) -> TensorBytes:
 
 def content(tensor: Tensor) -> memoryview:
     """The tensor's elements as bytes in C order."""
-    plain = tensor.detach().cpu().contiguous()
-    if plain.dtype is torch.float32 and plain.numel():
-        return plain.numpy().data.cast("B")  # by fewer steps; numpy has no bfloat16
-    return plain.view(-1).view(torch.uint8).numpy().data
+    if tensor.requires_grad or tensor.is_cuda or not tensor.is_contiguous():
+        # What is asked first is cheaper than these are where they change nothing.
+        tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is torch.float32 and tensor.numel():
+        return tensor.numpy().data.cast("B")  # by fewer steps; numpy has no bfloat16
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def from_state(tensor: StateTensor) -> Tensor:
