@@ -13,7 +13,7 @@ from samebits.bfloat16 import to_bfloat16, to_float32
 from samebits.conv2d import conv2d
 from samebits.convert import CannotConvert, convert
 from samebits.cross_entropy import cross_entropy, row_sum
-from samebits.digest import canonical_, digest
+from samebits.digest import canonical_, copy_canonical_, digest
 from samebits.dropout import dropout
 from samebits.elementary import cos, erf, exp, log, rsqrt, sigmoid, sin, sqrt, tanh
 from samebits.elementwise import gelu, relu, silu
@@ -44,6 +44,7 @@ __all__ = [
     "canonical_",
     "conv2d",
     "convert",
+    "copy_canonical_",
     "cos",
     "cross_entropy",
     "digest",

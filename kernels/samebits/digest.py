@@ -6,10 +6,15 @@ import hashlib
 import struct
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from samebits._check import require_tensor
+from samebits._compile import kernel
+from samebits._intrinsics import load32, store32
+from samebits._maps import ONE_IN
+from samebits._split import split
 
 # The integer type of the same width, and the bits of the one NaN that is ever hashed, sent or compared.
 _CANONICAL_NAN = {
@@ -18,6 +23,7 @@ _CANONICAL_NAN = {
     torch.float16: (torch.int16, 0x7E00),
     torch.float64: (torch.int64, 0x7FF8000000000000),
 }
+NAN = np.float32("nan")
 _EXACT = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -36,6 +42,35 @@ def canonical_(t: Tensor) -> Tensor:
         words, nan = _CANONICAL_NAN[t.dtype]
         t.view(words).masked_fill_(torch.isnan(t), nan)
     return t
+
+
+@kernel(ONE_IN)
+def _copy_canonical(x: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        value = load32(x, i)
+        store32(y, i, value if value == value else NAN)
+
+
+@torch.no_grad()
+def copy_canonical_(out: Tensor, t: Tensor) -> Tensor:
+    """The elements of t into out, every NaN as canonical_ makes it, in one pass over binary32. Returns out.
+
+    out is contiguous, of t's dtype and of as many elements, in any shape; t may be strided.
+
+    TypeError: no canonical bytes, or dtypes that differ; ValueError: other numbers of elements, or an out that is not
+    contiguous; RuntimeError: not in the CPU's memory.
+    """
+    for name, value in (("out", out), ("t", t)):
+        _require_known("copy_canonical_", name, value)
+    if out.dtype != t.dtype:
+        raise TypeError(f"copy_canonical_: out is {out.dtype}, t is {t.dtype}")
+    if out.numel() != t.numel() or not out.is_contiguous():
+        raise ValueError(f"copy_canonical_: out {list(out.shape)} is not contiguous with as many elements as t")
+    if t.dtype != torch.float32:
+        return canonical_(out.view(t.shape).copy_(t)).view(out.shape)
+    source = t.contiguous()
+    split(_copy_canonical, t.numel(), 1, source.data_ptr(), out.data_ptr())
+    return out
 
 
 def _content(tensor: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import samebits
 import torch
 
+from pnode.sandbox.shared import copied
 from pnode.sandbox.worker import Commands, Fields
 from pnode.v1 import spec_pb2, tensor_pb2
 from pnode.vnode import torch_profile
@@ -24,11 +25,13 @@ def run(commands: Commands) -> None:
     raw = spec.SerializeToString()
     commands("create", {}, [TensorBytes("spec", tensor_pb2.DTYPE_U8, (len(raw),), raw)])
     x = _zeros("x", tensor_pb2.DTYPE_F32, (1, _TOKENS, _FEATURES))
-    commands("forward", {}, [x])
+    _, outputs = commands("forward", {}, [x])
+    for output in outputs:
+        copied(output)
     if torch.version.cuda is None:
         _train(commands, [x, _zeros("label", tensor_pb2.DTYPE_I64, (1,))])
     _, state = commands("state", {}, ())
-    commands("restore", {}, [tensor._replace(payload=bytes(tensor.payload)) for tensor in state])
+    commands("restore", {}, [copied(tensor) for tensor in state])
     commands("describe", {}, ())
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from pnode.errors import BadRequest, TooLarge
 from pnode.sandbox.frames import FrameError
@@ -25,6 +25,25 @@ _ROW = [str, int, list, int]
 _F_SEAL_FUTURE_WRITE = 0x10
 # Truncating a mapped memfd kills its reader with SIGBUS.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Content(Protocol):
+    """A tensor that can be copied to where it is read, as TensorBytes can."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def copy_to(self, place: memoryview, /) -> None:
+        """Write all of it there; there is room for just as many bytes as dtype and shape say."""
+
+
+C = TypeVar("C", bound=Content)
 
 
 class Slot(NamedTuple):
@@ -46,20 +65,26 @@ class Arena:
 
     def pack(self, tensors: Sequence[TensorBytes]) -> tuple[Slot, ...]:
         """Copy the tensors in, one after the other. Raises BadRequest or TooLarge before anything is written."""
+        return self._take(tensors, _check_payload)
+
+    def take(self, tensors: Sequence[Content]) -> tuple[Slot, ...]:
+        """Let the tensors copy themselves in, one after the other. Raises as `pack`."""
+        return self._take(tensors, _check_described)
+
+    def _take(self, tensors: Sequence[C], check: Callable[[C], None]) -> tuple[Slot, ...]:
         slots: list[Slot] = []
-        flats: list[memoryview] = []
         end = 0
         if len(tensors) > _MAX_TENSORS:
             raise TooLarge(f"{len(tensors)} tensors in one command, {_MAX_TENSORS} at most")
         for tensor in tensors:
-            flats.append(_checked(tensor))
-            offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = offset + len(flats[-1])
-            slots.append(Slot(tensor.name, tensor.dtype, tuple(tensor.shape), offset))
+            check(tensor)
+            slot = Slot(tensor.name, tensor.dtype, tuple(tensor.shape), -(-end // _ALIGNMENT) * _ALIGNMENT)
+            end = slot.offset + _extent(slot)
+            slots.append(slot)
         if end > self.size:
             raise TooLarge(f"tensors of {end} bytes in one command, this VNode's spec allows {self.size}")
-        for slot, flat in zip(slots, flats, strict=True):
-            self._whole[slot.offset : slot.offset + len(flat)] = flat
+        for slot, tensor in zip(slots, tensors, strict=True):
+            tensor.copy_to(self._whole[slot.offset : slot.offset + _extent(slot)])
         return tuple(slots)
 
     def view(self, slots: Iterable[Slot]) -> list[TensorBytes]:
@@ -97,6 +122,13 @@ def attach(fd: int, *, writable: bool) -> Arena:
     """Map an arena in the worker, whole."""
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return Arena(mmap.mmap(fd, os.fstat(fd).st_size, prot=protection))
+
+
+def copied(tensor: Content) -> TensorBytes:
+    """The tensor as whoever reads the arena finds it, in memory of its own."""
+    place = bytearray(num_bytes(tensor.dtype, tensor.shape))
+    tensor.copy_to(memoryview(place))
+    return TensorBytes(tensor.name, tensor.dtype, tensor.shape, bytes(place))
 
 
 def to_wire(slots: Iterable[Slot]) -> list[object]:
@@ -143,13 +175,16 @@ def _extent(slot: Slot) -> int:
     return num_bytes(slot.dtype, slot.shape)
 
 
-def _checked(tensor: TensorBytes) -> memoryview:
-    """The payload as bytes. Raises BadRequest where the other side would refuse it."""
-    shape = list(tensor.shape)
-    if tensor.dtype not in ITEM_BYTES or not _is_shape(shape) or not _is_name(tensor.name):
+def _check_described(tensor: Content) -> None:
+    """Raises BadRequest where the other side would refuse it."""
+    if tensor.dtype not in ITEM_BYTES or not _is_shape(tensor.shape) or not _is_name(tensor.name):
         raise BadRequest(f"tensor {tensor.name[:100]!r} has an unknown dtype, a bad shape or too long a name")
-    flat = memoryview(tensor.payload).cast("B")
-    if len(flat) != num_bytes(tensor.dtype, tensor.shape):
-        what = f"tensor {tensor.name!r} of shape {shape}"
-        raise BadRequest(f"{what} has {len(flat)} bytes, not as many as its shape says")
-    return flat
+
+
+def _check_payload(tensor: TensorBytes) -> None:
+    """Raises BadRequest where it is not as its description says."""
+    _check_described(tensor)
+    found = memoryview(tensor.payload).nbytes
+    if found != num_bytes(tensor.dtype, tensor.shape):
+        what = f"tensor {tensor.name!r} of shape {list(tensor.shape)}"
+        raise BadRequest(f"{what} has {found} bytes, not as many as its shape says")

@@ -16,7 +16,7 @@ from pnode.v1 import tensor_pb2
 from pnode.vnode import spec as vnode_spec
 from pnode.vnode.stage import Stage
 from pnode.vnode.tensors import TensorBytes
-from pnode.vnode.torch_tensors import as_torch, to_bytes, to_torch
+from pnode.vnode.torch_tensors import Outgoing, as_torch, to_bytes, to_torch
 
 
 class StageCommands:
@@ -66,7 +66,7 @@ class StageCommands:
         if tensors is not self._named:
             # Of a command that came again they are the very ones of before, and so are these, over the same bytes.
             self._named, self._inputs = tensors, _seen(tensors)
-        return {}, _packed(stage.forward(self._inputs))
+        return {}, [Outgoing.of(name, value) for name, value in stage.outputs(self._inputs).items()]
 
     def _begin(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
         num_inputs = integer(fields, "num_inputs")

@@ -19,7 +19,7 @@ from pnode.vnode.tensors import TensorBytes
 log = logging.getLogger(__name__)
 
 Fields = dict[str, object]
-Answer = tuple[Fields, Sequence[TensorBytes]]
+Answer = tuple[Fields, Sequence[shared.Content]]
 # Allocators say it in words: torch's own, C++ libraries behind it, CUDA's.
 _MEMORY_WORDS = ("can't allocate memory", "bad_alloc", "out of memory", "Cannot allocate memory")
 
@@ -115,7 +115,7 @@ class _Command:
         """The reply's frame, and the exit code if it is the last one. Too large a frame is our fault."""
         try:
             fields, tensors = commands(self._name, self._fields, self._tensors)
-            slots = outbox.pack(tensors)
+            slots = outbox.take(tensors)
             return _answer(fields, slots) if fields else _tensors_alone(slots), None
         except PNodeError as error:
             if not faults.is_survivable(error):

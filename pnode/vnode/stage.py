@@ -93,10 +93,14 @@ class Stage:
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The spec's outputs (or the logits) for `inputs` of [rows, ..]."""
+        return _handed_out(self.outputs(inputs))
+
+    def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `forward`, but as they were computed: whoever copies them makes each NaN the canonical one."""
         self._check_whole()
         with torch.no_grad():
             placed = {name: value.to(self._profile.device).contiguous() for name, value in inputs.items()}
-            return _handed_out(self._module.run(placed, self._forward_roots))
+            return self._module.run(placed, self._forward_roots)
 
     # Training
 

@@ -28,6 +28,10 @@ class TensorBytes(NamedTuple):
     shape: tuple[int, ...]
     payload: bytes | memoryview
 
+    def copy_to(self, place: memoryview) -> None:
+        """Write the payload to where there is room for just that."""
+        place[:] = memoryview(self.payload).cast("B")
+
 
 def num_elements(shape: Iterable[int]) -> int:
     """Product of the dimensions; 1 for a scalar. Exact: Python integers do not overflow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import samebits
@@ -45,6 +46,26 @@ with warnings.catch_warnings():
 def to_bytes(name: str, tensor: Tensor) -> TensorBytes:
     """The bytes of a tensor: a view of its memory where it lies in C order on the CPU."""
     return TensorBytes(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), content(tensor))
+
+
+class Outgoing(NamedTuple):
+    """What TensorBytes say, of a tensor that is copied once, to where it is read. Every NaN leaves canonical."""
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> Outgoing:
+        """The tensor itself: it must stay as it is until it is copied."""
+        return cls(name, _NUMBERS[tensor.dtype], tuple(tensor.shape), tensor)
+
+    def copy_to(self, place: memoryview) -> None:
+        """Write the elements, in C order, to where there is room for just that."""
+        if place.nbytes:
+            out = torch.frombuffer(place, dtype=self.tensor.dtype)
+            samebits.copy_canonical_(out, self.tensor.detach().cpu())
 
 
 def content(tensor: Tensor) -> memoryview:

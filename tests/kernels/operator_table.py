@@ -15,6 +15,7 @@ Call = Callable[..., Tensor]
 NO_OPERATORS = {
     "canary",
     "canonical_",
+    "copy_canonical_",
     "digest",
     "get_num_threads",
     "set_num_threads",

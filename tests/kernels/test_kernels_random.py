@@ -127,3 +127,32 @@ def test_digest_of_scalars_empties_integers_and_what_it_refuses() -> None:
         samebits.digest({"n": 1})  # type: ignore[dict-item]  # that is the point
     with pytest.raises(RuntimeError, match=r"^digest: 'm' must be a dense tensor on the CPU"):
         samebits.digest({"m": torch.ones(1, device="meta")})
+
+
+NAN_WORDS = (0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFC00000, 0xFFFFFFFF, 0x7FFFFFFF)
+
+
+@given(words=st.lists(st.sampled_from(NAN_WORDS) | st.integers(0, 2**32 - 1), max_size=70), rows=st.integers(1, 3))
+@pytest.mark.usefixtures("shared_out")
+def test_a_canonical_copy_is_the_copy_made_canonical(words: list[int], rows: int) -> None:
+    t = torch.from_numpy(np.array(words * rows, dtype=np.uint32).view(np.float32)).view(rows, -1).mT
+    out = torch.full((t.numel(),), 7.0)
+    assert samebits.copy_canonical_(out, t) is out
+    assert torch.equal(out.view(torch.int32), samebits.canonical_(t.contiguous().view(-1)).view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64, torch.bool])
+def test_a_canonical_copy_of_other_types(dtype: torch.dtype) -> None:
+    t = torch.tensor([[0.0, -0.0, 3.0], [1.0, 2.0, torch.nan]]).to(dtype)
+    out = torch.zeros(6, dtype=dtype)
+    samebits.copy_canonical_(out, t)
+    assert samebits.digest({"t": out.view(2, 3)}) == samebits.digest({"t": t})
+
+
+def test_a_canonical_copy_needs_a_place_of_its_kind() -> None:
+    t = torch.zeros(2, 3)
+    with pytest.raises(TypeError, match=r"^copy_canonical_: out is torch\.float64"):
+        samebits.copy_canonical_(torch.zeros(6, dtype=torch.float64), t)
+    for out in (torch.zeros(5), torch.zeros(3, 2).mT):
+        with pytest.raises(ValueError, match=r"^copy_canonical_: out"):
+            samebits.copy_canonical_(out, t)

@@ -26,6 +26,7 @@ from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.shelf import StateShelf
 from pnode.observe.counters import Counters
+from pnode.sandbox.shared import copied
 from pnode.sandbox.stage_program import StageCommands
 from pnode.storage.blob import BlobStore
 from pnode.storage.local import LocalStore
@@ -105,7 +106,7 @@ class InProcessWorker:
             if self._dead:
                 raise WorkerLost("killed by signal 9")
             answered, replies = self._commands(command, dict(fields), list(tensors))
-            copies = [tensor._replace(payload=bytes(tensor.payload)) for tensor in replies]
+            copies = [copied(tensor) for tensor in replies]
             self._ran(command)
             return Reply(dict(answered), copies)
 
