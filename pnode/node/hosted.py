@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from pnode.errors import Busy, Conflict, StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
-from pnode.node.shelf import StateShelf
+from pnode.node.shelf import StateShelf, check_record
 from pnode.transport.deadline import Deadline
 from pnode.transport.turns import FairTurns
 from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
@@ -76,6 +76,7 @@ class HostedVNode:
     """
 
     def __init__(self, request: node_pb2.AllocateRequest, *, fork: Fork, shelf: StateShelf, on_lost: OnLost) -> None:
+        check_record(request.spec.id, request.record)
         self.spec = request.spec
         self.requests = Requests(request.spec)
         self._record = request.record
@@ -186,7 +187,7 @@ class HostedVNode:
         worker = self._fork(self.spec, self._worker_died)
         try:
             if tensors:
-                worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+                worker.call("restore", {"version": record.version}, tensors, deadline_s=deadline.left_s())
         except BaseException:
             worker.close()
             raise
@@ -229,13 +230,18 @@ class HostedVNode:
 
         A retry is answered, however late it comes: were it done again, it would undo the steps trained since.
         Raises StaleFence for an older generation or another epoch, Conflict for another record in one generation,
-        BlobMissing or BlobCorrupt for a bad record. The generation is adopted even where the record is bad, so that
-        zombies stay out.
+        BadRequest for a record that is not of this VNode, BlobMissing or BlobCorrupt for a bad one: then everything is
+        as it was. Only a newer generation is adopted even where its record is bad, so that zombies stay out.
         """
         with self.turns.taken(deadline):
             if not self._is_done(request):
-                self._adopt(request)
+                check_record(self.spec.id, request.record)
+                is_newer = self._check_newer(request.fence)
+                if is_newer:
+                    self._adopt(request)
                 self._renew(request.record, deadline)
+                if not is_newer:
+                    self._adopt(request)
                 self._restored = request
             return int(request.record.version)
 
@@ -249,27 +255,44 @@ class HostedVNode:
             raise WorkerLost(f"VNode {self.spec.id!r} was restored, and has lost its worker since: {self._lost}")
         return True
 
-    def _adopt(self, request: vnode_pb2.RestoreRequest) -> None:
-        ours, theirs = self._fence, request.fence
+    def _check_newer(self, theirs: vnode_pb2.Fence) -> bool:
+        """Whether a Restore brings another generation. Raises StaleFence where it may not come at all."""
+        ours = self._fence
         if self._closed or theirs.epoch != ours.epoch or theirs.generation < ours.generation:
             fences.check(ours, theirs)
             raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
+        return theirs.generation > ours.generation
+
+    def _adopt(self, request: vnode_pb2.RestoreRequest) -> None:
+        """Be what the request says; what the front knew of the time before is dropped."""
         with self.changed:
-            self._fence = fences.copied(theirs)
+            self._fence = fences.copied(request.fence)
             self._upstream = fences.copied(request.upstream)
             self._restored = None
             self._record = request.record
             self._uploaded = {}
-            self.ledger.reset(theirs.generation, request.record.version)
+            self.ledger.reset(request.fence.generation, request.record.version)
             self.changed.notify_all()
 
     def _renew(self, record: vnode_pb2.StateRecord, deadline: Deadline) -> None:
+        """Have the worker adopt the state, which it judges before it changes anything; or have a new one."""
         if self._worker is None or self._lost is not None:
-            self._drop_worker()
-            self._worker = self._instantiate(record, deadline)
+            self._replace_worker(record, deadline)
             return
         tensors = self._shelf.fetch(record, sizes.state_bytes(self.spec), deadline)
-        self._worker.call("restore", {}, tensors, deadline_s=deadline.left_s())
+        self._worker.call("restore", {"version": record.version}, tensors, deadline_s=deadline.left_s())
+
+    def _replace_worker(self, record: vnode_pb2.StateRecord, deadline: Deadline) -> None:
+        old, lost = self._worker, self._lost
+        # From here on a word of a death is of the new one.
+        self._lost = None
+        try:
+            self._worker = self._instantiate(record, deadline)
+        except BaseException:
+            self._lost = self._lost or lost
+            raise
+        if old is not None:
+            old.close()
 
     def kill(self, reason: str) -> None:
         """End its worker for the good of the machine; the VNode is lost until it is restored."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pnode.errors import BlobCorrupt
+from pnode.errors import BadRequest, BlobCorrupt
 from pnode.node.errands import Errands
 from pnode.node.quota import Quota
 from pnode.storage.blob import BlobStore
 from pnode.storage.content import content_sha256, get_content, put_named
 from pnode.transport.deadline import Deadline
 from pnode.v1 import tensor_pb2, vnode_pb2
+from pnode.vnode.bounds import shown
 from pnode.vnode.tensors import TensorBytes
+
+
+def check_record(vnode: str, record: vnode_pb2.StateRecord) -> None:
+    """Raises BadRequest for what cannot be a record of this VNode's state. Without a digest it is the initial one."""
+    if record.vnode not in ("", vnode):
+        raise BadRequest(f"the record is of VNode {shown(record.vnode)}, expected {vnode!r}")
+    if not record.sha256 and (record.version or record.size_bytes):
+        raise BadRequest(f"a record of version {record.version} and {record.size_bytes} bytes has no digest")
 
 
 class StateShelf:

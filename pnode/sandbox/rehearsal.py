@@ -31,7 +31,8 @@ def run(commands: Commands) -> None:
     if torch.version.cuda is None:
         _train(commands, [x, _zeros("label", tensor_pb2.DTYPE_I64, (1,))])
     _, state = commands("state", {}, ())
-    commands("restore", {}, [copied(tensor) for tensor in state])
+    stands_at: Fields = {"version": 1 if torch.version.cuda is None else 0}
+    commands("restore", stands_at, [copied(tensor) for tensor in state])
     commands("describe", {}, ())
 
 

@@ -103,7 +103,10 @@ class StageCommands:
         return about, [TensorBytes("state", tensor_pb2.DTYPE_U8, (len(state),), state)]
 
     def _restore(self, stage: Stage, fields: Fields, tensors: Sequence[TensorBytes]) -> Answer:
-        stage.restore(bytes(tensors[0].payload) if tensors else None)
+        if tensors:
+            stage.restore(bytes(tensors[0].payload), integer(fields, "version"))
+        else:
+            stage.restore(None)
         return self._describe(stage, {}, ())
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pnode.errors import BadRequest, StepMismatch, WorkerLost
+from pnode.errors import BadRequest, BlobCorrupt, StepMismatch, WorkerLost
 from pnode.v1 import spec_pb2
 from pnode.vnode import allow_list, bounds, liveness, state, values
 from pnode.vnode.graph import Graph
@@ -224,13 +224,15 @@ class Stage:
         contents = {name: content(canonical(tensor.detach())) for name, tensor in tensors.items()}
         return state.encode(self._spec, self._version, contents)
 
-    def restore(self, record: bytes | None) -> None:
+    def restore(self, record: bytes | None, version: int | None = None) -> None:
         """Adopt a state, or the initial one for None; graphs, gradients and microbatches are dropped.
 
-        Raises BlobCorrupt, before anything is changed.
+        Raises BlobCorrupt, before anything is changed: also where the state is not of the version that is expected.
         """
         self._profile.activate()
         parsed = None if record is None else state.decode(self._spec, record)
+        if parsed is not None and version not in (None, parsed.version):
+            raise BlobCorrupt(f"the state is of version {parsed.version}, its record says {version}")
         with self._changing():
             self._steps.adopt(parsed)
             self._stand_at(0 if parsed is None else parsed.version)

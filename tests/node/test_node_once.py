@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from node_world import World, reference, soon
 
-from pnode.errors import Conflict, StaleFence, WorkerLost
+from pnode.errors import BadRequest, BlobCorrupt, BlobMissing, Conflict, StaleFence, WorkerLost
 from pnode.v1 import node_pb2, vnode_pb2
 
 
@@ -46,6 +46,33 @@ def test_a_worker_lost_since_is_not_restored_by_a_late_restore(tmp_path: Path) -
     world.homes["stage2"].workers["stage2"].die()
     with pytest.raises(WorkerLost, match="has lost its worker since"):
         world.homes["stage2"].serving.restore(restore(world, "stage2", initial[1]), soon())
+
+
+def test_a_refused_restore_in_this_generation_changes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    step(world, 0)
+    good = world.snapshot(1)[0]
+    world.train(world.request(1, 0))
+    vnode = world.vnode("stage1")
+    before = (vnode.ledger.generation, vnode.ledger.version, vnode.ledger.next)
+    for change, error in (
+        ({"version": 2}, BlobCorrupt),
+        ({"sha256": "0" * 64}, BlobMissing),
+        ({"size_bytes": 1 << 40}, BlobCorrupt),
+        ({"vnode": "stage2"}, BadRequest),
+        ({"sha256": ""}, BadRequest),
+    ):
+        bad = vnode_pb2.StateRecord()
+        bad.CopyFrom(good)
+        for name, value in change.items():
+            setattr(bad, name, value)
+        with pytest.raises(error):
+            world.homes["stage1"].serving.restore(restore(world, "stage1", bad), soon())
+        assert (vnode.ledger.generation, vnode.ledger.version, vnode.ledger.next) == before
+    for microbatch in range(1, 4):
+        world.train(world.request(1, microbatch))
+    world.apply(1)
+    assert world.digest() == reference(2)
 
 
 def test_only_the_upstream_vnode_of_now_may_call(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def test_a_state_moves_to_another_worker(zygote: ZygoteProcess, stage: WorkerPro
     train(stage)
     record = state(stage)
     other = zygote.fork(linear_spec())
-    restored = other.call("restore", {}, [TensorBytes("state", DTYPE_U8, (len(record),), record)], deadline_s=10)
+    restored = other.call(
+        "restore", {"version": 2}, [TensorBytes("state", DTYPE_U8, (len(record),), record)], deadline_s=10
+    )
     assert restored.fields["version"] == 2
     assert state(other) == record
     assert other.call("restore", deadline_s=10).fields["version"] == 0
@@ -121,7 +123,7 @@ def test_a_callers_mistake_costs_nothing(stage: WorkerProcess) -> None:
         (StepMismatch, "begin", {**good, "step": 7}, [x, label]),
         (StepMismatch, "finish", {"step": 0, "microbatch": 3}, []),
         (StepMismatch, "apply", {"step": 0, "num_microbatches": 1}, []),
-        (BlobCorrupt, "restore", {}, [TensorBytes("state", DTYPE_U8, (5,), b"hello")]),
+        (BlobCorrupt, "restore", {"version": 1}, [TensorBytes("state", DTYPE_U8, (5,), b"hello")]),
     ]
     before = state(stage)
     for kind, command, fields, tensors in mistakes:

@@ -129,7 +129,7 @@ def train(worker: WorkerProcess, spec: spec_pb2.VNodeSpec) -> None:
             finish = {"step": step, "microbatch": index, "want_input_gradients": True}
             worker.call("finish", finish, each.tensors, deadline_s=None)
         worker.call("apply", {"step": step, "num_microbatches": window}, deadline_s=None)
-        worker.call("restore", {}, worker.call("state", deadline_s=None).tensors, deadline_s=None)
+        worker.call("restore", {"version": step + 1}, worker.call("state", deadline_s=None).tensors, deadline_s=None)
 
 
 def zeros(given: Sequence[tensor_pb2.TensorSpec], rows: int) -> list[TensorBytes]:
