@@ -122,6 +122,12 @@ class Operator(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     TO_BFLOAT16_FIELD_NUMBER: _builtins.int
     TO_FLOAT32_FIELD_NUMBER: _builtins.int
+    MUL_FIELD_NUMBER: _builtins.int
+    SILU_FIELD_NUMBER: _builtins.int
+    SIGMOID_FIELD_NUMBER: _builtins.int
+    TANH_FIELD_NUMBER: _builtins.int
+    LOG_SOFTMAX_FIELD_NUMBER: _builtins.int
+    RMS_NORM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     output: _builtins.str
     """the value that it defines, once"""
@@ -155,6 +161,18 @@ class Operator(_message.Message):
     def to_bfloat16(self) -> Global___ToBfloat16: ...
     @_builtins.property
     def to_float32(self) -> Global___ToFloat32: ...
+    @_builtins.property
+    def mul(self) -> Global___Mul: ...
+    @_builtins.property
+    def silu(self) -> Global___Silu: ...
+    @_builtins.property
+    def sigmoid(self) -> Global___Sigmoid: ...
+    @_builtins.property
+    def tanh(self) -> Global___Tanh: ...
+    @_builtins.property
+    def log_softmax(self) -> Global___LogSoftmax: ...
+    @_builtins.property
+    def rms_norm(self) -> Global___RmsNorm: ...
     def __init__(
         self,
         *,
@@ -174,12 +192,18 @@ class Operator(_message.Message):
         identity: Global___Identity | None = ...,
         to_bfloat16: Global___ToBfloat16 | None = ...,
         to_float32: Global___ToFloat32 | None = ...,
+        mul: Global___Mul | None = ...,
+        silu: Global___Silu | None = ...,
+        sigmoid: Global___Sigmoid | None = ...,
+        tanh: Global___Tanh | None = ...,
+        log_softmax: Global___LogSoftmax | None = ...,
+        rms_norm: Global___RmsNorm | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "log_softmax", b"log_softmax", "matmul", b"matmul", "mean_pool", b"mean_pool", "mul", b"mul", "multihead_attention", b"multihead_attention", "position_embedding", b"position_embedding", "relu", b"relu", "rms_norm", b"rms_norm", "sigmoid", b"sigmoid", "silu", b"silu", "softmax", b"softmax", "tanh", b"tanh", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "matmul", b"matmul", "mean_pool", b"mean_pool", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "softmax", b"softmax", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "gelu", b"gelu", "identity", b"identity", "inputs", b"inputs", "kind", b"kind", "layer_norm", b"layer_norm", "linear", b"linear", "log_softmax", b"log_softmax", "matmul", b"matmul", "mean_pool", b"mean_pool", "mul", b"mul", "multihead_attention", b"multihead_attention", "name", b"name", "output", b"output", "position_embedding", b"position_embedding", "relu", b"relu", "rms_norm", b"rms_norm", "sigmoid", b"sigmoid", "silu", b"silu", "softmax", b"softmax", "tanh", b"tanh", "to_bfloat16", b"to_bfloat16", "to_float32", b"to_float32"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool", "identity", "to_bfloat16", "to_float32"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["linear", "layer_norm", "multihead_attention", "position_embedding", "matmul", "add", "relu", "gelu", "softmax", "mean_pool", "identity", "to_bfloat16", "to_float32", "mul", "silu", "sigmoid", "tanh", "log_softmax", "rms_norm"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -235,6 +259,30 @@ class LayerNorm(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LayerNorm: _TypeAlias = LayerNorm  # noqa: Y015
+
+@_typing.final
+class RmsNorm(_message.Message):
+    """Over the last axis. Parameter: weight [features]."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    EPS_FIELD_NUMBER: _builtins.int
+    features: _builtins.int
+    eps: _builtins.float
+    def __init__(
+        self,
+        *,
+        features: _builtins.int = ...,
+        eps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eps", b"eps", "features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RmsNorm: _TypeAlias = RmsNorm  # noqa: Y015
 
 @_typing.final
 class MultiheadAttention(_message.Message):
@@ -318,6 +366,81 @@ class Add(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Add: _TypeAlias = Add  # noqa: Y015
+
+@_typing.final
+class Mul(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mul: _TypeAlias = Mul  # noqa: Y015
+
+@_typing.final
+class Silu(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Silu: _TypeAlias = Silu  # noqa: Y015
+
+@_typing.final
+class Sigmoid(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sigmoid: _TypeAlias = Sigmoid  # noqa: Y015
+
+@_typing.final
+class Tanh(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tanh: _TypeAlias = Tanh  # noqa: Y015
+
+@_typing.final
+class LogSoftmax(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogSoftmax: _TypeAlias = LogSoftmax  # noqa: Y015
 
 @_typing.final
 class Relu(_message.Message):

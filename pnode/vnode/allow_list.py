@@ -104,18 +104,24 @@ def _linear_parameters(op: spec_pb2.Operator) -> list[ParameterSpec]:
     return [weight, bias] if op.linear.bias else [weight]
 
 
-def _layer_norm(op: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
+def _norm(op: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
     (x,) = inputs
-    _positive(op.layer_norm.features, f"{path}.layer_norm.features")
-    _matches(op.layer_norm.features, _last(x, f"{path}.inputs[0]"), x, f"{path}.layer_norm.features")
-    if not (math.isfinite(op.layer_norm.eps) and op.layer_norm.eps > 0.0):
-        raise SpecError(f"{path}.layer_norm.eps", f"expected a finite number above 0, got {op.layer_norm.eps}")
+    kind = kind_of(op, path)
+    norm, here = getattr(op, kind), f"{path}.{kind}"
+    _positive(norm.features, f"{here}.features")
+    _matches(norm.features, _last(x, f"{path}.inputs[0]"), x, f"{here}.features")
+    if not (math.isfinite(norm.eps) and norm.eps > 0.0):
+        raise SpecError(f"{here}.eps", f"expected a finite number above 0, got {norm.eps}")
     return x.shape
 
 
 def _layer_norm_parameters(op: spec_pb2.Operator) -> list[ParameterSpec]:
     shape = (op.layer_norm.features,)
     return [ParameterSpec(f"{op.name}.weight", shape, "ones"), ParameterSpec(f"{op.name}.bias", shape, "zeros")]
+
+
+def _rms_norm_parameters(op: spec_pb2.Operator) -> list[ParameterSpec]:
+    return [ParameterSpec(f"{op.name}.weight", (op.rms_norm.features,), "ones")]
 
 
 def _multihead_attention(op: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
@@ -172,7 +178,7 @@ def _matmul(_: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
     return (*a.shape[:-1], b.shape[-1])
 
 
-def _add(_: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
+def _alike(_: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shape:
     a, b = inputs
     if a.shape != b.shape:
         why = f"expected {list(a.shape)} to match input {a.name!r}, got {b.name!r} of {list(b.shape)}"
@@ -196,11 +202,17 @@ def _mean_pool(_: spec_pb2.Operator, inputs: Sequence[Value], path: str) -> Shap
 
 RULES: dict[str, Rule] = {
     "linear": Rule(1, _linear, _linear_parameters),
-    "layer_norm": Rule(1, _layer_norm, _layer_norm_parameters),
+    "layer_norm": Rule(1, _norm, _layer_norm_parameters),
     "multihead_attention": Rule(1, _multihead_attention, _multihead_attention_parameters),
     "position_embedding": Rule(1, _position_embedding, _position_embedding_parameters),
     "matmul": Rule(2, _matmul),
-    "add": Rule(2, _add),
+    "add": Rule(2, _alike),
+    "mul": Rule(2, _alike),
+    "rms_norm": Rule(1, _norm, _rms_norm_parameters),
+    "silu": Rule(1, _same),
+    "sigmoid": Rule(1, _same),
+    "tanh": Rule(1, _same),
+    "log_softmax": Rule(1, _softmax),
     "relu": Rule(1, _same),
     "gelu": Rule(1, _same),
     "softmax": Rule(1, _softmax),

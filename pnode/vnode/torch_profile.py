@@ -87,6 +87,14 @@ OPERATORS: dict[str, _Run] = {
     "position_embedding": lambda _op, inputs, parameters: inputs[0] + parameters[0],
     "matmul": lambda _op, inputs, _parameters: inputs[0] @ inputs[1],
     "add": lambda _op, inputs, _parameters: inputs[0] + inputs[1],
+    "mul": lambda _op, inputs, _parameters: inputs[0] * inputs[1],
+    "rms_norm": lambda op, inputs, parameters: functional.rms_norm(
+        inputs[0], parameters[0].shape, parameters[0], op.rms_norm.eps
+    ),
+    "silu": lambda _op, inputs, _parameters: functional.silu(inputs[0]),
+    "sigmoid": lambda _op, inputs, _parameters: inputs[0].sigmoid(),
+    "tanh": lambda _op, inputs, _parameters: inputs[0].tanh(),
+    "log_softmax": lambda _op, inputs, _parameters: inputs[0].log_softmax(-1),
     "relu": lambda _op, inputs, _parameters: functional.relu(inputs[0]),
     "gelu": lambda _op, inputs, _parameters: functional.gelu(inputs[0]),
     "softmax": lambda _op, inputs, _parameters: inputs[0].softmax(-1),

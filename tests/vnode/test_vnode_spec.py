@@ -22,6 +22,7 @@ LINEAR = "operators[0].linear"
 ATTENTION = "operators[3].multihead_attention"
 
 # document, what is spoiled, with what, path of the refusal, a word of the reason
+RMS: dict[str, Any] = {"name": "p", "inputs": ["c"], "output": "d"}
 BAD: list[tuple[dict[str, Any], str, Any, str, str]] = [
     # fields and types of JSON
     (ONE, "colour", "red", "colour", "unknown field"),
@@ -96,6 +97,15 @@ BAD: list[tuple[dict[str, Any], str, Any, str, str]] = [
         "operators[1].inputs[0]",
         "[t",
     ),
+    (
+        MID,
+        "operators[1]",
+        RMS | {"rms_norm": {"features": 5, "eps": 1e-5}},
+        "operators[1].rms_norm.features",
+        "expected 6",
+    ),
+    (MID, "operators[1]", RMS | {"rms_norm": {"features": 6}}, "operators[1].rms_norm.eps", "above 0"),
+    (MID, "operators[1]", RMS | {"inputs": ["c", "a"], "mul": {}}, "operators[1].inputs[1]", "expected [6]"),
     (MID, "operators[2].matmul", {}, "operators[2].matmul", "only one kind"),
     # outputs, loss, dead branches
     (MID, "outputs", [], "outputs", "at least one"),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,10 +55,16 @@ def test_both_profiles_compute_the_same_function() -> None:
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5) for name in ("a", "b"))
 
 
-@pytest.mark.parametrize("kind", ["matmul", "softmax", "causal"])
+@pytest.mark.parametrize(
+    "kind", ["matmul", "softmax", "causal", "mul", "silu", "sigmoid", "tanh", "log_softmax", "rms_norm"]
+)
 def test_the_other_operators_agree_too(kind: str) -> None:
-    shape, other = [3, 4], [4, 2]
+    shape, other = [3, 4], [3, 4] if kind == "mul" else [4, 2]
+    plain: dict[str, Any] = {"name": "m", "inputs": ["a"], "output": "c"}
     operator = {
+        **{each: {**plain, each: {}} for each in ("silu", "sigmoid", "tanh", "log_softmax")},
+        "mul": {**plain, "inputs": ["a", "b"], "mul": {}},
+        "rms_norm": {**plain, "rms_norm": {"features": 4, "eps": 1e-5}},
         "matmul": {"name": "m", "inputs": ["a", "b"], "output": "c", "matmul": {}},
         "softmax": {"name": "m", "inputs": ["a"], "output": "c", "softmax": {}},
         "causal": {
@@ -67,7 +74,7 @@ def test_the_other_operators_agree_too(kind: str) -> None:
             "multihead_attention": {"features": 4, "num_heads": 2, "causal": True},
         },
     }[kind]
-    names = {"a": shape, "b": other} if kind == "matmul" else {"a": shape}
+    names = {"a": shape, "b": other} if kind in ("matmul", "mul") else {"a": shape}
     given = [{"name": name, "dtype": "DTYPE_F32", "shape": dims} for name, dims in names.items()]
     document = middle(inputs=given, operators=[operator], outputs=["c"])
     generator = torch.Generator().manual_seed(1)
