@@ -55,7 +55,7 @@ def _copy_canonical(x: int, y: int, begin: int, end: int) -> None:
 def copy_canonical_(out: Tensor, t: Tensor) -> Tensor:
     """The elements of t into out, every NaN as canonical_ makes it, in one pass over binary32. Returns out.
 
-    out is contiguous, of t's dtype and of as many elements, in any shape; t may be strided.
+    out is contiguous, of t's dtype and of as many elements, in any shape; t may be strided. They must not overlap.
 
     TypeError: no canonical bytes, or dtypes that differ; ValueError: other numbers of elements, or an out that is not
     contiguous; RuntimeError: not in the CPU's memory.
@@ -67,9 +67,12 @@ def copy_canonical_(out: Tensor, t: Tensor) -> Tensor:
     if out.numel() != t.numel() or not out.is_contiguous():
         raise ValueError(f"copy_canonical_: out {list(out.shape)} is not contiguous with as many elements as t")
     if t.dtype != torch.float32:
-        return canonical_(out.view(t.shape).copy_(t)).view(out.shape)
+        canonical_(out.view(t.shape).copy_(t))
+        return out
     source = t.contiguous()
     split(_copy_canonical, t.numel(), 1, source.data_ptr(), out.data_ptr())
+    # Autograd must know that it was written, as it does of torch's own operators.
+    torch.autograd.graph.increment_version(out)
     return out
 
 

@@ -39,7 +39,7 @@ def bfloat16_from(name: str, array: npt.NDArray[np.float32]) -> TensorBytes:
 
 
 def to_array(tensor: TensorBytes) -> npt.NDArray[np.generic]:
-    """A read-only view of a tensor's bytes. bf16 comes as a float32 array of the same values, since NumPy has none."""
+    """A tensor's bytes, as a read-only view. bf16 is copied to float32, the same values, since NumPy has none."""
     if tensor.dtype == tensor_pb2.DTYPE_BF16:
         halves = np.frombuffer(tensor.payload, dtype="<u2").astype("<u4")
         return (halves << 16).view("<f4").reshape(tensor.shape)

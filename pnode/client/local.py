@@ -26,7 +26,7 @@ class LocalRun:
     def __init__(self, specs: Sequence[spec_pb2.VNodeSpec], *, device: str = "cpu", num_threads: int = 1) -> None:
         validate_chain(specs)
         whole = [_unbounded(spec) for spec in specs]
-        self._requests = Requests(whole[0])
+        self._requests, self._last = Requests(whole[0]), Requests(whole[-1])
         self._stages = [Stage(spec, device=device, num_threads=num_threads) for spec in whole]
 
     @property
@@ -44,7 +44,7 @@ class LocalRun:
         return loss
 
     def _train(self, step: int, microbatch: int, part: Batch, batch_rows: int) -> None:
-        self._requests.microbatch(part.inputs, part.targets)
+        self._last.targets(part.targets, self._requests.microbatch(part.inputs, part.targets))
         values = _tensors(part.inputs)
         for stage in self._stages:
             targets = _tensors(part.targets) if stage is self._stages[-1] else {}

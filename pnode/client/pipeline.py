@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pnode.client.batch import Batch
-from pnode.errors import Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence
+from pnode.errors import BadRequest, Busy, DeadlineExceeded, PeerUnavailable, PNodeError, StaleFence
 from pnode.transport.api import ForwardReply, ForwardRequest, TrainReply, VNodesApi
 from pnode.transport.codec import Parcel
 from pnode.transport.deadline import Deadline
@@ -139,8 +139,14 @@ class Pipeline:
             most = sizes.output_bytes(self._specs[place.fence.vnode], rows.num_rows)
             request = vnode_pb2.ForwardRequest(fence=place.fence, inputs=metas(tensors), max_output_bytes=most)
             reply = self._call(place, _forwarding(Parcel(request, payloads(tensors))))
-            tensors = unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_whole_bytes)
+            tensors = self._unpacked(place, reply)
         return list(tensors)
+
+    def _unpacked(self, place: Place, reply: ForwardReply) -> list[TensorBytes]:
+        try:
+            return unpack(reply.head.outputs, reply.payloads, max_bytes=self._max_whole_bytes)
+        except BadRequest as error:
+            raise PeerUnavailable(f"{place.fence.vnode!r} answered Forward with garbage: {error.message}") from error
 
     def _each(self, ask: Callable[[Place, Deadline], T]) -> list[T]:
         """Ask every VNode at once; answers in model order."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pnode.errors import (
+    BadRequest,
     Busy,
     DeadlineExceeded,
     PeerUnavailable,
@@ -113,10 +114,7 @@ class TrainChain:
         gradients: Sequence[TensorBytes] = ()
         loss_sum = 0.0
         if not owns_loss:
-            below = self._downstream(vnode, request, begun.tensors, targets, deadline.passed_down())
-            loss_sum = below.head.loss_sum
-            gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_whole_bytes)
-            vnode.requests.gradients(gradients, rows)
+            loss_sum, gradients = self._downstream(vnode, request, begun.tensors, targets, rows, deadline.passed_down())
         self._await_turn(vnode, request, key, deadline)
         # Whoever has gone by now costs no backward; from here on it is carried through.
         deadline.check()
@@ -171,8 +169,10 @@ class TrainChain:
         request: vnode_pb2.TrainRequest,
         outputs: Sequence[TensorBytes],
         targets: Sequence[TensorBytes],
+        rows: int,
         deadline: Deadline,
-    ) -> TrainReply:
+    ) -> tuple[float, Sequence[TensorBytes]]:
+        """The sum of the losses, and the gradients of our outputs."""
         passed = vnode_pb2.TrainRequest(
             caller=request.fence,
             step=request.step,
@@ -192,11 +192,21 @@ class TrainChain:
             try:
                 route = self._routes.find(vnode.spec.run, vnode.spec.downstream, request.fence.generation, deadline)
                 passed.fence.CopyFrom(route.fence)
-                return route.vnode.train(Parcel(passed, contents), deadline)
+                below = route.vnode.train(Parcel(passed, contents), deadline)
+                return below.head.loss_sum, self._gradients(vnode, below, rows)
             except (Busy, PeerUnavailable, StaleFence, Unauthenticated) as error:
                 pause = self._pause(route, error, backoff)
                 if pause >= deadline.left_s() or self._wait(pause):
                     raise
+
+    def _gradients(self, vnode: HostedVNode, below: TrainReply, rows: int) -> Sequence[TensorBytes]:
+        """Raises PeerUnavailable where they are not those of our outputs: the fault is the peer's, not our caller's."""
+        try:
+            gradients = unpack(below.head.input_gradients, below.payloads, max_bytes=self._max_whole_bytes)
+            vnode.requests.gradients(gradients, rows)
+        except BadRequest as error:
+            raise PeerUnavailable(f"{vnode.spec.downstream!r} answered Train with garbage: {error.message}") from error
+        return gradients
 
     def _pause(self, route: Route | None, error: PNodeError, backoff: Backoff) -> float:
         """How long to wait before the next try; raises `error` again where another try is of no use.

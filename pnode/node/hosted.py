@@ -178,8 +178,19 @@ class HostedVNode:
         if self._lost is not None:
             raise WorkerLost(f"VNode {self.spec.id!r} has no worker until it is restored: {self._lost}")
         if self._worker is None:
-            self._worker = self._instantiate(self._record, deadline)
+            return self._own(self._instantiate(self._record, deadline))
         return self._worker
+
+    def _own(self, worker: Worker) -> Worker:
+        """Have this worker from now on. Raises StaleFence, and ends it, where the VNode was released meanwhile."""
+        with self.changed:
+            released = self._closed
+            if not released:
+                self._worker = worker
+        if released:
+            worker.close()
+            raise StaleFence(f"VNode {self.spec.id!r} was released from this node")
+        return worker
 
     def _instantiate(self, record: vnode_pb2.StateRecord, deadline: Deadline) -> Worker:
         # The state is fetched first: a worker that waits for the store would only hold memory.
@@ -287,9 +298,11 @@ class HostedVNode:
         # From here on a word of a death is of the new one.
         self._lost = None
         try:
-            self._worker = self._instantiate(record, deadline)
+            self._own(self._instantiate(record, deadline))
         except BaseException:
-            self._lost = self._lost or lost
+            with self.changed:
+                self._lost = self._lost or lost
+                self.changed.notify_all()
             raise
         if old is not None:
             old.close()
@@ -301,15 +314,14 @@ class HostedVNode:
             worker.kill(reason)
 
     def _drop_worker(self) -> None:
-        worker, self._worker = self._worker, None
+        with self.changed:
+            worker, self._worker, self._lost = self._worker, None, None
         if worker is not None:
             worker.close()
-        with self.changed:
-            self._lost = None
 
     def close(self) -> None:
         """Release the VNode: its worker ends, calls that wait are refused."""
-        self._closed = True
         with self.changed:
+            self._closed = True
             self.changed.notify_all()
         self._drop_worker()

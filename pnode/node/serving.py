@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pnode.errors import BadRequest
 from pnode.node.allocations import Allocations
 from pnode.node.chain import TrainChain
 from pnode.node.forwards import forward
@@ -43,7 +44,9 @@ class Serving:
             fence = request.head.fence
             vnode = self._vnode(fence)
             inputs = unpack(request.head.inputs, request.payloads, max_bytes=self._max_whole_bytes)
-            return forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
+            reply = forward(vnode, fence, inputs, deadline, queue=self._queue, counters=self._counters)
+            _check_expected(request.head.max_output_bytes, sum(map(len, reply.payloads)))
+            return reply
 
     def train(self, request: TrainRequest, deadline: Deadline) -> TrainReply:
         """One microbatch through this VNode and all below it."""
@@ -84,3 +87,9 @@ class Serving:
         vnode = self._allocations.get(fence.run, fence.vnode)
         vnode.check(fence)
         return vnode
+
+
+def _check_expected(most: int, num_bytes: int) -> None:
+    """Raises BadRequest where the caller says that it will not read so much: it takes the VNode for another."""
+    if most and num_bytes > most:
+        raise BadRequest(f"the outputs have {num_bytes} bytes, the request allows {most} (max_output_bytes)")

@@ -40,9 +40,11 @@ class StateShelf:
             return ()
         if record.size_bytes > max_bytes:
             raise BlobCorrupt(f"a state of {record.size_bytes} bytes cannot fit this spec ({max_bytes} at most)")
-        content = self._errands.run(
-            "fetching a state", lambda: get_content(self._store, record.sha256, max_bytes=max_bytes), deadline
-        )
+
+        def get() -> bytes:
+            return get_content(self._store, record.sha256, max_bytes=max_bytes)
+
+        content = self._errands.run("fetching a state", ("get", record.sha256, max_bytes), get, deadline, lasting=True)
         return (TensorBytes("state", tensor_pb2.DTYPE_U8, (len(content),), content),)
 
     def upload(self, vnode: str, version: int, state: bytes | memoryview, deadline: Deadline) -> vnode_pb2.StateRecord:
@@ -57,5 +59,5 @@ class StateShelf:
             with self._quota.room(sha256, len(content)):
                 put_named(self._store, sha256, content)
 
-        self._errands.run("storing a state", put, deadline)
+        self._errands.run("storing a state", ("put", sha256), put, deadline)
         return vnode_pb2.StateRecord(vnode=vnode, version=version, sha256=sha256, size_bytes=len(content))

@@ -99,6 +99,7 @@ class Arena:
         self._whole.release()
         with suppress(BufferError):
             self._mapping.close()
+        del self._mapping
 
 
 def create(name: str, num: int, *, worker_writes: bool) -> tuple[Arena, int]:

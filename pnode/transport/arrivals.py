@@ -64,6 +64,7 @@ class Arrivals:
             return
         with self._lock:
             self._heard[peer] = now
+            self._heard.move_to_end(peer)
             if len(self._heard) > _MAX_HEARD:
                 self._heard.popitem(last=False)
             if self._silent:

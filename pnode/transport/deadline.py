@@ -54,7 +54,9 @@ class Caller:
 
     def carry(self, hand_over: Callable[[], None]) -> None:
         """What to call when somebody else takes the memory of the call's message into account."""
-        self._hand_over = hand_over
+        with self._lock:
+            if not self.gone:
+                self._hand_over = hand_over
 
     def hand_over(self) -> None:
         """Whoever admitted the work has memory reserved for it: the message is counted there from here on."""

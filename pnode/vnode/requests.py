@@ -60,6 +60,12 @@ class Requests:
             raise BadRequest(f"{num_bytes} bytes of targets for {number} rows: a loss reads one class for each")
         return number
 
+    def targets(self, given: Sequence[TensorBytes], rows: int) -> None:
+        """Raises BadRequest unless these are the targets of the spec, which owns the loss, of so many rows."""
+        found = _rows(self._targets or {}, given, "target")
+        if found - {rows}:
+            raise BadRequest(f"targets have {sorted(found)} rows, their inputs have {rows}")
+
     def gradients(self, given: Sequence[TensorBytes], rows: int) -> None:
         """Raises BadRequest unless downstream gave a gradient for each float output of a microbatch, of its shape."""
         found = _rows(self._gradients, given, "output gradient")

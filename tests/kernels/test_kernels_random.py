@@ -137,7 +137,9 @@ NAN_WORDS = (0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFC00000, 0xFFFFFFFF, 0x7FFFF
 def test_a_canonical_copy_is_the_copy_made_canonical(words: list[int], rows: int) -> None:
     t = torch.from_numpy(np.array(words * rows, dtype=np.uint32).view(np.float32)).view(rows, -1).mT
     out = torch.full((t.numel(),), 7.0)
+    before = out._version
     assert samebits.copy_canonical_(out, t) is out
+    assert out._version > before
     assert torch.equal(out.view(torch.int32), samebits.canonical_(t.contiguous().view(-1)).view(torch.int32))
 
 
@@ -145,7 +147,7 @@ def test_a_canonical_copy_is_the_copy_made_canonical(words: list[int], rows: int
 def test_a_canonical_copy_of_other_types(dtype: torch.dtype) -> None:
     t = torch.tensor([[0.0, -0.0, 3.0], [1.0, 2.0, torch.nan]]).to(dtype)
     out = torch.zeros(6, dtype=dtype)
-    samebits.copy_canonical_(out, t)
+    assert samebits.copy_canonical_(out, t) is out
     assert samebits.digest({"t": out.view(2, 3)}) == samebits.digest({"t": t})
 
 

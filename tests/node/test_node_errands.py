@@ -49,23 +49,23 @@ class Hanging:
 
 def test_what_it_returns_or_raises_is_passed_on() -> None:
     errands = Errands()
-    assert errands.run("asking", lambda: 7, soon()) == 7
-    assert errands.run("asking", lambda: None, soon()) is None
+    assert errands.run("asking", "seven", lambda: 7, soon()) == 7
+    assert errands.run("asking", "none", lambda: None, soon()) is None
 
     def missing() -> None:
         raise BlobMissing("nothing there")
 
     with pytest.raises(BlobMissing, match="nothing there"):
-        errands.run("asking", missing, soon())
+        errands.run("asking", "missing", missing, soon())
     with pytest.raises(DeadlineExceeded):
-        errands.run("asking", lambda: 7, Deadline.after(-1.0))
+        errands.run("asking", "seven", lambda: 7, Deadline.after(-1.0))
 
 
 def test_nobody_waits_longer_than_its_deadline_and_the_errand_goes_on() -> None:
     errands, hanging = Errands(most=2), Hanging()
     with in_time():
-        errands.run("asking", hanging, Deadline.after(SHORT_S))
-    assert errands.run("asking", lambda: 7, soon()) == 7
+        errands.run("asking", "hanging", hanging, Deadline.after(SHORT_S))
+    assert errands.run("asking", "seven", lambda: 7, soon()) == 7
     hanging.go.set()
     assert hanging.done.wait(30.0)
 
@@ -74,26 +74,65 @@ def test_who_leaves_waits_no_longer() -> None:
     errands, hanging, caller = Errands(), Hanging(), Caller()
     threading.Timer(SHORT_S, caller.leave).start()
     with in_time():
-        errands.run("asking", hanging, Deadline.after(60.0, caller=caller))
+        errands.run("asking", "hanging", hanging, Deadline.after(60.0, caller=caller))
     hanging.go.set()
 
 
 def test_those_that_nobody_waits_for_are_bounded() -> None:
     errands, hanging = Errands(most=2), Hanging()
-    for _ in range(2):
+    for key in range(2):
         with pytest.raises(DeadlineExceeded, match="the store takes longer"):
-            errands.run("asking", hanging, Deadline.after(0.05))
+            errands.run("asking", key, hanging, Deadline.after(0.05))
     with pytest.raises(StoreUnavailable, match="too many") as refusal:
-        errands.run("asking", lambda: 7, soon())
+        errands.run("asking", "seven", lambda: 7, soon())
     assert refusal.value.retry_after_s is not None
     hanging.go.set()
     deadline = soon()
     while True:
         try:
-            assert errands.run("asking", lambda: 7, soon()) == 7
+            assert errands.run("asking", "seven", lambda: 7, soon()) == 7
             return
         except StoreUnavailable:
             deadline.check()
+
+
+def test_one_that_is_under_way_is_joined_and_whoever_comes_again_has_what_it_found() -> None:
+    errands, go, begun = Errands(most=1), threading.Event(), list[int]()
+
+    def slow() -> int:
+        begun.append(1)
+        assert go.wait(30.0)
+        return len(begun)
+
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            errands.run("asking", "it", slow, Deadline.after(0.05), lasting=True)
+    go.set()
+    assert errands.run("asking", "it", slow, soon()) == 1
+    until = soon()
+    while errands._under_way:
+        until.check()
+    # What was fetched for somebody is not kept for the next one.
+    assert errands.run("asking", "it", slow, soon()) == 2
+
+
+def test_what_failed_with_nobody_waiting_is_done_anew() -> None:
+    errands, go, found = Errands(), threading.Event(), [BlobMissing("gone"), None]
+
+    def unlucky() -> int:
+        assert go.wait(30.0)
+        error = found.pop(0)
+        if error is not None:
+            raise error
+        return 7
+
+    with pytest.raises(DeadlineExceeded):
+        errands.run("asking", "it", unlucky, Deadline.after(0.05))
+    go.set()
+    until = soon()
+    while errands._under_way:
+        until.check()
+    assert errands.run("asking", "it", unlucky, soon()) == 7
 
 
 @contextmanager

@@ -90,7 +90,10 @@ def test_a_closed_terminal_is_no_wish_for_other_settings(tmp_path: Path) -> None
     with subprocess.Popen(program, stdin=theirs, stdout=theirs, start_new_session=True) as process:
         os.close(theirs)
         with (tmp_path / "said").open() as said:
-            assert os.read(terminal, 100).startswith(b"ready")
+            heard = b""
+            while not heard.endswith(b"\n"):  # what is still being written would fail once the terminal is closed
+                heard += os.read(terminal, 100)
+            assert heard == b"ready\r\n"
             process.send_signal(signal.SIGHUP)
             assert said.readline() == "obeys\n"
             os.close(terminal)
