@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from pnode.errors import BadRequest, DeadlineExceeded, PNodeError
-from pnode.node.hosted import HostedVNode, Reply
+from pnode.node.hosted import HostedVNode
+from pnode.node.workers import Reply
 from pnode.observe.counters import Counters
 from pnode.transport.api import ForwardReply
 from pnode.transport.codec import Parcel, sealed

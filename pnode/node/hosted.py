@@ -6,14 +6,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pnode.errors import Busy, Conflict, StaleFence, StepMismatch, WorkerLost
 from pnode.node import fences
 from pnode.node.shelf import StateShelf, check_record
+from pnode.node.workers import Fork, OnLost, Reply, Worker
 from pnode.transport.deadline import Deadline
 from pnode.transport.turns import FairTurns
-from pnode.v1 import node_pb2, spec_pb2, vnode_pb2
+from pnode.v1 import node_pb2, vnode_pb2
 from pnode.vnode import sizes
 from pnode.vnode.ledger import RETRY_AFTER_S, Ledger
 from pnode.vnode.requests import Requests
@@ -25,47 +26,6 @@ T = TypeVar("T")
 
 # Retries that may wait for the calls they join, each with a thread: no flood of them takes a node's threads.
 _MAX_JOINED = 64
-
-
-class Reply(Protocol):
-    """What a worker answers."""
-
-    @property
-    def fields(self) -> dict[str, Any]: ...
-
-    @property
-    def tensors(self) -> Sequence[TensorBytes]: ...
-
-
-class Worker(Protocol):
-    """The part of the sandbox's WorkerProcess that a hosted VNode uses."""
-
-    @property
-    def used_bytes(self) -> int: ...
-
-    def call(
-        self, command: str, fields: dict[str, Any], tensors: Sequence[TensorBytes], *, deadline_s: float | None
-    ) -> Reply: ...
-
-    def exchange(
-        self,
-        command: str,
-        fields: dict[str, Any],
-        tensors: Sequence[TensorBytes],
-        read: Callable[[Reply], T],
-        *,
-        deadline_s: float | None,
-    ) -> T: ...
-
-    def kill(self, reason: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-# Starts a worker for a spec; the callback comes once, with a reason word and a sentence, when it has died.
-Fork = Callable[[spec_pb2.VNodeSpec, Callable[[str, str], None]], Worker]
-# Told of a VNode that was lost: its fence, a reason word and a sentence.
-OnLost = Callable[[vnode_pb2.Fence, str, str], None]
 
 
 class HostedVNode:

@@ -14,7 +14,7 @@ from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.control import Control
 from pnode.node.gate import Gate
-from pnode.node.hosted import HostedVNode, Worker
+from pnode.node.hosted import HostedVNode
 from pnode.node.membership import Identity, Membership
 from pnode.node.pressure import Guard, Reading, Step, read
 from pnode.node.quota import Quota
@@ -24,6 +24,7 @@ from pnode.node.serving import Serving
 from pnode.node.settings import NodeSettings
 from pnode.node.shelf import StateShelf
 from pnode.node.trust import Trust
+from pnode.node.workers import Worker
 from pnode.observe.counters import Counters
 from pnode.sandbox.supervisor import ZygoteProcess
 from pnode.storage.blob import BlobStore

@@ -20,11 +20,12 @@ from pnode.node.allocations import Allocations
 from pnode.node.budget import Budget
 from pnode.node.chain import TrainChain
 from pnode.node.gate import Gate
-from pnode.node.hosted import Fork, HostedVNode, Worker
+from pnode.node.hosted import HostedVNode
 from pnode.node.quota import Quota
 from pnode.node.routes import Route, Routes
 from pnode.node.serving import Serving
 from pnode.node.shelf import StateShelf
+from pnode.node.workers import Fork, Worker
 from pnode.observe.counters import Counters
 from pnode.sandbox.shared import copied
 from pnode.sandbox.stage_program import StageCommands

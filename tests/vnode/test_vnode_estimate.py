@@ -99,8 +99,8 @@ SPECS = {
 
 def most(name: str) -> float:
     """Of the peak. Where a zygote's heap happens to lie decides which holes are filled again: one spec peaks at 185 to
-    232 MiB, another at 34 to 39, and in bf16 most pieces are holes sooner or later."""
-    return 2.2 if name.startswith("bf16") else 1.6
+    232 MiB, another at 34 to 39; in bf16 most pieces are holes sooner or later, and one peaks at 229 to 407."""
+    return 2.6 if name.startswith("bf16") else 1.6
 
 
 @pytest.mark.parametrize("name", SPECS)
