@@ -86,7 +86,7 @@ class Pipeline:
     def train(self, step: int, batch: Batch, num_microbatches: int) -> None:
         """All microbatches of a step into the first VNode: a window of them at once, the next as each is done.
 
-        Backwards run in microbatch order, so whichever call ends moves the window on by one.
+        Backwards run in microbatch order, so whichever call ends moves the window on by one. Returns when all are in.
         """
         first = self._places[0]
         calls: list[Future[TrainReply]] = []
@@ -96,6 +96,10 @@ class Pipeline:
             request = self._train_request(first, step, index, part, batch, num_microbatches)
             calls.append(self._threads.submit(self._call, first, request))
         _all(calls, self._call_s, self._grace_s)
+        # Those that were waited for may have ended late, and well; what was not sent is missing all the same, and an
+        # Apply now would be one that only some VNodes can follow.
+        if len(calls) < num_microbatches:
+            raise DeadlineExceeded(f"only {len(calls)} of {num_microbatches} microbatches of step {step} were sent")
 
     def _await_room(self, calls: Sequence[Future[TrainReply]]) -> bool:
         """Wait until fewer than a window of calls run; False where one has failed or none has ended in its time."""
