@@ -51,7 +51,6 @@ def _copy_canonical(x: int, y: int, begin: int, end: int) -> None:
         store32(y, i, value if value == value else NAN)
 
 
-@torch.no_grad()
 def copy_canonical_(out: Tensor, t: Tensor) -> Tensor:
     """The elements of t into out, every NaN as canonical_ makes it, in one pass over binary32. Returns out.
 
@@ -67,7 +66,8 @@ def copy_canonical_(out: Tensor, t: Tensor) -> Tensor:
     if out.numel() != t.numel() or not out.is_contiguous():
         raise ValueError(f"copy_canonical_: out {list(out.shape)} is not contiguous with as many elements as t")
     if t.dtype != torch.float32:
-        canonical_(out.view(t.shape).copy_(t))
+        with torch.no_grad():
+            canonical_(out.view(t.shape).copy_(t))
         return out
     source = t.contiguous()
     split(_copy_canonical, t.numel(), 1, source.data_ptr(), out.data_ptr())

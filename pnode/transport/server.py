@@ -29,6 +29,10 @@ from pnode.transport.watch import Watch
 
 # Control calls are short: a burst of heartbeats waits its turn; this many may.
 _CONTROL_QUEUE = 1024
+# Where VNodes are served only the orchestrator makes control calls.
+_NODE_QUEUE = 128
+# Probes are few.
+_HEALTH_QUEUE = 64
 # Refusals share one thread and wait for no message; beyond this many at once gRPC itself refuses.
 _MAX_REFUSALS = 4096
 # A client that is gone, or has stopped to read, is found out by pings, whatever calls of it are under way.
@@ -47,6 +51,11 @@ _HANDSHAKE_S = 3.0
 _WAITING_EACH = 2
 # The memory of messages in flight, unless configured.
 IN_FLIGHT_BYTES = 512 * 2**20
+# Of a message to a VNode so much may come before anybody asks for it, and a sender need not wait for us: a MiB of
+# tensors and what stands before them.
+_AHEAD_BYTES = (1 << 20) + (64 << 10)
+# What a sender may put into one frame. gRPC's 16 KiB make a thousand of a large message.
+_FRAME_BYTES = 1 << 20
 # After the grace, this long for replies on their way out and for cancelled handlers to notice.
 _FLUSH_S = 0.5
 _NOTICE_S = 2.0
@@ -91,7 +100,8 @@ def make_server(
     if tls is not None and guard is None:
         raise ConfigError("a server with TLS needs a guard: certificates alone allow nothing")
     arenas.use_few()
-    lanes = _Lanes(max_threads=max_threads, control_threads=control_threads)
+    control_queue = _CONTROL_QUEUE if vnodes is None else _NODE_QUEUE
+    lanes = _Lanes(max_threads=max_threads, control_threads=control_threads, control_queue=control_queue)
     watch, counters = Watch(), counters or Counters()
     if tls is not None and tls.of_members:
         # At a door anybody may look at the certificate and go: joiners do.
@@ -119,7 +129,9 @@ def make_server(
         )
 
     # No one caller's messages, that may be slow to come, take all threads. Nodes are told things by few, and briefly.
-    work = limits(in_flight_bytes, Bounds(most=max(4, max_threads * 3 // 4), most_each=max(4, max_threads // 4)))
+    waiting = Bounds(most=max(4, max_threads * 3 // 4), most_each=max(4, max_threads // 4))
+    # What waits for room is here already, as far as it may come unasked for.
+    work = limits(in_flight_bytes - waiting.most * _AHEAD_BYTES, waiting)
     control = limits(in_flight_bytes // 4, None)
     # An orchestrator has many callers: at most half of the threads receive messages, and of one caller half of those.
     few_bytes = min(in_flight_bytes // 4, control_threads // 2 * COPIES * max_message_bytes)
@@ -152,14 +164,14 @@ class _Served(NamedTuple):
 class _Lanes:
     """The thread pools of a server. None makes a thread before its first call."""
 
-    def __init__(self, *, max_threads: int, control_threads: int) -> None:
+    def __init__(self, *, max_threads: int, control_threads: int, control_queue: int) -> None:
         self.work = Lane("work", threads=max_threads)
-        self.control = Lane("control", threads=control_threads, queue=_CONTROL_QUEUE)
+        self.control = Lane("control", threads=control_threads, queue=control_queue)
         # A driver's calls may take as long as a checkpoint of all VNodes; heartbeats do not wait behind them.
         self.runs = Lane("runs", threads=control_threads, queue=_CONTROL_QUEUE)
         # And members do not wait behind strangers.
         self.door = Lane("door", threads=control_threads, queue=_CONTROL_QUEUE)
-        self.health = Lane("health", threads=2, queue=_CONTROL_QUEUE)
+        self.health = Lane("health", threads=2, queue=_HEALTH_QUEUE)
         self.streams = Lane("streams", threads=16)
         self.refusals = Lane("refusals", threads=1, queue=_MAX_REFUSALS)
 
@@ -208,6 +220,7 @@ class Server:
             options=[
                 *_options(max_message_bytes, lanes.work.capacity),
                 *(_door_options() if [each.service for each in served] == [methods.DOOR] else []),
+                *(_tensor_options(max_message_bytes) if methods.VNODES in [each.service for each in served] else []),
             ],
             maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.every) + _MAX_REFUSALS,
         )
@@ -272,8 +285,8 @@ def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", num_calls + _CONTROL_STREAMS),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE_S * 1e3)),
-        # Without probes the window of a message that nobody has asked for yet stays at 64 KiB. With them it grows until
-        # whole messages lie in memory unseen. Once one is asked for, its window is its size: nothing is slower.
+        # Without probes the window of a message that nobody has asked for yet stays as it is. With them it grows until
+        # whole messages lie in memory unseen. Once one is asked for, its window is its size.
         ("grpc.http2.bdp_probe", 0),
         # Clients ping every 30 s while a call runs; gRPC's default would take that for an attack and hang up.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -283,6 +296,16 @@ def _options(max_message_bytes: int, num_calls: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", round(_KEEPALIVE_TIMEOUT_S * 1e3)),
         ("grpc.http2.ping_timeout_ms", round(_KEEPALIVE_TIMEOUT_S * 1e3)),
     ]
+
+
+def _tensor_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Of a server of VNodes, whose messages are large. Measured: a bare echo of 1 MiB 1.6 ms instead of 2.1.
+
+    The first is memory that nobody has asked for, for each stream; refusals end streams at once, and those that wait
+    are few and counted.
+    """
+    ahead = min(_AHEAD_BYTES, max(64 << 10, max_message_bytes))
+    return [("grpc.http2.lookahead_bytes", ahead), ("grpc.http2.max_frame_size", _FRAME_BYTES)]
 
 
 def _door_options() -> list[tuple[str, int]]:

@@ -65,7 +65,7 @@ class Outgoing(NamedTuple):
         """Write the elements, in C order, to where there is room for just that."""
         if place.nbytes:
             out = torch.frombuffer(place, dtype=self.tensor.dtype)
-            samebits.copy_canonical_(out, self.tensor.detach().cpu())
+            samebits.copy_canonical_(out, self.tensor.cpu() if self.tensor.is_cuda else self.tensor)
 
 
 def content(tensor: Tensor) -> memoryview:
