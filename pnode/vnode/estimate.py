@@ -7,8 +7,8 @@
     in or out
     what an interpreter takes to run at all
 
-It is held above the measured peak, and at most 60 % above it (120 % in bf16), where microbatches and Forwards have all
-their rows.
+It is held above the measured peak, which is another for each zygote, by how its heap happens to lie: at most at twice
+the smallest of them (at 3.3 times in bf16), where microbatches and Forwards have all their rows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pnode.vnode.tensors import num_bytes, num_elements
 # Pages that a worker writes as it starts, before its VNode has any size; and the kernels' own workspace.
 _BASE_BYTES = 6 << 20
 # Activations come and go by the hundred, and not every piece that was freed fits what is asked for next. Measured:
-# the allocator holds up to a quarter more than lives.
-_SPLINTERS = 1.28
+# the allocator holds up to a third more than lives.
+_SPLINTERS = 1.4
 # A bf16 value that is kept lies between f32 copies that go again, and what is small and stays then spoils their holes
-# for the next ones. Measured: from 2.8 to 4 times of what lives, by where the heap happens to lie.
-_NARROW_SPLINTERS = 5.0
+# for the next ones. Measured: from 2.8 to 5 times of what lives, by where the heap happens to lie.
+_NARROW_SPLINTERS = 6.0
 # What a Forward larger than the microbatches takes beyond what lives in it at once, by the size of its pieces.
 # Measured: small ones mostly fit the holes that others left. From some MiB on they rarely do, and the C library keeps
 # the holes; from 32 MiB on it gives pieces back at once. One no larger than a microbatch fits where a backward does.

@@ -98,9 +98,10 @@ SPECS = {
 
 
 def most(name: str) -> float:
-    """Of the peak. Where a zygote's heap happens to lie decides which holes are filled again: one spec peaks at 185 to
-    232 MiB, another at 34 to 39; in bf16 most pieces are holes sooner or later, and one peaks at 229 to 407."""
-    return 2.6 if name.startswith("bf16") else 1.6
+    """Of the peak. How a zygote's heap happens to lie decides which holes are filled again, and no two lie alike: in
+    forty of them one spec peaked at 34 to 50 MiB; in bf16, where most pieces are holes sooner or later, one at 229 to
+    433, another at 228 to 397."""
+    return 3.3 if name.startswith("bf16") else 2.0
 
 
 @pytest.mark.parametrize("name", SPECS)
