@@ -56,3 +56,22 @@ class Mixed(nn.Module):
         y = self.act(self.first(x))
         y += torch.tanh(x)
         return torch.softmax(functional.linear(y.flatten(0, 0), self.weight), dim=-1)
+
+
+class Spelled(nn.Module):
+    """Functions where others have layers, with parameters held by the module itself; differences and signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.linspace(0.5, 1.5, 5)), nn.Parameter(torch.linspace(-1.0, 1.0, 5))
+        self.scale, self.kernel = (
+            nn.Parameter(torch.linspace(1.0, 2.0, 5)),
+            nn.Parameter(torch.full((3, 2, 2, 2), 0.25)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 2, H, 5]."""
+        y = functional.layer_norm(x, (5,), self.gain, self.shift, 1e-3)
+        y = functional.rms_norm(y, x.shape[-1:], self.scale) - x
+        z = functional.conv2d(1.0 - y, self.kernel, padding=(1, 0), stride=2)
+        return -functional.log_softmax(z.sub(0.5).flatten(2), dim=1) - z.neg().flatten(2).softmax(-1)

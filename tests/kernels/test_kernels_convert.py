@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import samebits
 import torch
-from convert_models import Block, Mixed, Model
+from convert_models import Block, Mixed, Model, Spelled
 from kernels_bits import assert_same_bits, floats
 from samebits import nn
 from samebits.convert import _nodes, _rewrite, _rules
@@ -45,6 +45,8 @@ LAYERS: list[tuple[Any, tuple[int, ...]]] = [
     ),
     (Block().eval(), (2, 3, 8)),
     (Mixed(), (3, 5)),
+    (Spelled(), (3, 2, 4, 5)),
+    (plain.Sequential(plain.LogSoftmax(0), plain.Softmax(1), plain.BatchNorm1d(5).eval()), (3, 5)),
 ]
 
 
@@ -76,7 +78,7 @@ def test_a_forward_of_ones_own_is_the_composition_by_hand() -> None:
 def test_a_converted_graph_computes_with_samebits_alone() -> None:
     """Whatever is called belongs to samebits, moves elements, or asks about shapes."""
     own = {rule.function for rule in _rules.RULES.values()} | {_rewrite.fan_out, torch.ops}
-    for module in (Block(), Model(), Mixed()):
+    for module in (Block(), Model(), Mixed(), Spelled()):
         twin = samebits.convert(module)
         assert isinstance(twin, fx.GraphModule)
         for node in twin.graph.nodes:
@@ -122,6 +124,28 @@ def test_training_is_the_same_in_microbatches_and_with_two_threads(shared_out: N
     parts = train(filled(Model()), steps=4, cuts=3)
     assert samebits.digest(whole) == samebits.digest(parts)
     assert samebits.digest(whole) != samebits.digest(dict(filled(Model()).state_dict()))
+
+
+def test_functions_spelled_with_parameters_are_the_composition_by_hand_in_microbatches_too(shared_out: None) -> None:
+    module, x = filled(Spelled()), batch(4, 2, 4, 5)
+    twin, p = samebits.convert(module), [parameter.detach().clone() for parameter in module.parameters()]
+    gain, shift, scale, kernel = (parameter.requires_grad_() for parameter in p)
+    y = samebits.rms_norm(samebits.layer_norm(x, gain, shift, 1e-3), scale, 2.0**-23)
+    y = samebits.mul(samebits.add(y, -x), -1.0)
+    first, second = samebits.fork(samebits.conv2d(samebits.add(y, 1.0), kernel, padding=(1, 0), stride=2), 2)
+    first = samebits.log_softmax(samebits.add(first, -0.5).flatten(2), 1)
+    second = samebits.softmax(samebits.mul(second, -1.0).flatten(2), -1)
+    expected = samebits.add(samebits.mul(first, -1.0), samebits.mul(second, -1.0))
+    assert_same_bits(twin(x), expected)
+    assert_same_bits(expected, samebits.add(-first, -second))
+    grad = batch(*expected.shape, seed=2)
+    torch.autograd.backward(expected, grad)
+    for begin in (0, 2):
+        torch.autograd.backward(twin(x[begin : begin + 2]), grad[begin : begin + 2])
+    for made, wanted in zip(module.parameters(), (gain, shift, scale, kernel), strict=True):
+        assert made.grad is not None
+        assert wanted.grad is not None
+        assert_same_bits(made.grad, wanted.grad)
 
 
 def test_training_learns() -> None:

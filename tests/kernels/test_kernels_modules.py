@@ -26,6 +26,9 @@ TWINS: list[tuple[Any, Any, tuple[int, ...]]] = [
     (nn.AvgPool2d(3, 2, 1), torch.nn.AvgPool2d(3, 2, 1), (2, 3, 7, 5)),
     (nn.BatchNorm2d(3, 1e-3, 0.3), torch.nn.BatchNorm2d(3, 1e-3, 0.3), (2, 3, 7, 5)),
     (nn.BatchNorm2d(3).eval(), torch.nn.BatchNorm2d(3).eval(), (2, 3, 7, 5)),
+    (nn.BatchNorm1d(3, 1e-3, 0.3), torch.nn.BatchNorm1d(3, 1e-3, 0.3), (5, 3)),
+    (nn.BatchNorm1d(3, 1e-3, 0.3), torch.nn.BatchNorm1d(3, 1e-3, 0.3), (2, 3, 7)),
+    (nn.BatchNorm1d(3).eval(), torch.nn.BatchNorm1d(3).eval(), (2, 3, 7)),
     (nn.RMSNorm(6, 1e-3), torch.nn.RMSNorm(6, 1e-3), (4, 6)),
     (nn.SiLU(), torch.nn.SiLU(), (3, 5)),
     (nn.Sigmoid(), torch.nn.Sigmoid(), (3, 5)),
@@ -33,6 +36,9 @@ TWINS: list[tuple[Any, Any, tuple[int, ...]]] = [
     (nn.GELU(), torch.nn.GELU(), (3, 5)),
     (nn.Tanh(), torch.nn.Tanh(), (3, 5)),
     (nn.Softmax(), torch.nn.Softmax(-1), (3, 5)),
+    (nn.Softmax(1), torch.nn.Softmax(1), (3, 5, 2)),
+    (nn.LogSoftmax(), torch.nn.LogSoftmax(-1), (3, 5)),
+    (nn.LogSoftmax(0), torch.nn.LogSoftmax(0), (3, 5)),
     (nn.Identity(), torch.nn.Identity(), (3, 5)),
     (nn.Flatten(), torch.nn.Flatten(), (3, 5, 2)),
     (nn.Dropout(0.0), torch.nn.Dropout(0.0), (3, 5)),
@@ -87,6 +93,8 @@ def test_batch_norm_moves_torch_s_buffers() -> None:
         plain(x.double())
     with pytest.raises(ValueError, match=r"^batch_norm: more than one value"):
         ours(batch(1, 3, 1, 1))
+    with pytest.raises(ValueError, match=r"^BatchNorm1d: x must be \[B, C\] or \[B, C, L\], not "):
+        nn.BatchNorm1d(3)(x)
     with pytest.raises(ValueError, match=r"^BatchNorm2d: x must be \[B, C, H, W\], not "):
         ours(batch(2, 3))
     assert_same_bits(ours.running_mean, mean)

@@ -58,7 +58,8 @@ def _batch_norm(old: Any) -> Module:
     }
     _refuse("batch norm", options)
     names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    return sharing(nn.BatchNorm2d(old.num_features, old.eps, old.momentum), old, *names)
+    kind = nn.BatchNorm1d if type(old) is plain.BatchNorm1d else nn.BatchNorm2d
+    return sharing(kind(old.num_features, old.eps, old.momentum), old, *names)
 
 
 def _conv2d(old: Any) -> Module:
@@ -95,9 +96,9 @@ def _gelu(old: Any) -> Module:
 
 
 def _softmax(old: Any) -> Module:
-    if old.dim != -1:
-        raise Unfit(f"dim={old.dim} has no counterpart, only dim=-1")
-    return nn.Softmax()
+    if old.dim is None:
+        raise Unfit("dim=None has no counterpart: torch would guess the axis")
+    return (nn.LogSoftmax if type(old) is plain.LogSoftmax else nn.Softmax)(old.dim)
 
 
 def _dropout(old: Any) -> Module:
@@ -153,6 +154,7 @@ def encoder_layer(old: Any, causal: bool) -> Module:
 
 LAYERS: dict[type[Module], Callable[[Any], Module]] = {
     plain.AvgPool2d: _avg_pool2d,
+    plain.BatchNorm1d: _batch_norm,
     plain.BatchNorm2d: _batch_norm,
     plain.Conv2d: _conv2d,
     plain.Dropout: _dropout,
@@ -162,6 +164,7 @@ LAYERS: dict[type[Module], Callable[[Any], Module]] = {
     plain.Identity: lambda old: nn.Identity(),
     plain.LayerNorm: _layer_norm,
     plain.Linear: _linear,
+    plain.LogSoftmax: _softmax,
     plain.MaxPool2d: _max_pool2d,
     plain.RMSNorm: _rms_norm,
     plain.ReLU: lambda old: nn.ReLU(),

@@ -49,13 +49,11 @@ def bound(node: fx.Node, rule: Rule) -> tuple[tuple[Any, ...], list[str]]:
     wrong = [
         f"{described(node)} with {name}={given[name]!r} has no counterpart"
         for name in given
-        if name not in rule.names or (name in rule.fixed and given[name] != rule.fixed[name])
+        if name not in rule.names
+        or (name in rule.fixed and given[name] != rule.fixed[name])
+        or (name in rule.fits and not rule.fits[name](given[name]))
     ]
-    wrong += [
-        f"{described(node)} needs {name}={rule.fixed[name]!r}"
-        for name in ("dim",)
-        if name in rule.fixed and name not in given
-    ]
+    wrong += [f"{described(node)} needs {name}" for name in rule.needed if given.get(name) is None]
     if len(node.args) > len(rule.names):
         wrong.append(f"{described(node)} has more arguments than samebits knows")
     passed = [name for name in rule.names if name not in rule.fixed]

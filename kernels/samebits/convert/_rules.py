@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as plain
-from torch import Tensor
 from torch.nn import functional as operations
 
 from samebits import elementary, nn, reductions
-from samebits.arithmetic import add, mul
-from samebits.attention import attention
+from samebits.conv2d import conv2d
+from samebits.convert import _functions as spelled
 from samebits.elementwise import gelu, relu, silu
 from samebits.embedding import embedding
 from samebits.matmul import linear, matmul
 from samebits.pool import avg_pool2d, max_pool2d
-from samebits.softmax import softmax
+from samebits.softmax import log_softmax, softmax
 
 
 class Rule(NamedTuple):
@@ -29,64 +28,57 @@ class Rule(NamedTuple):
     """Of the operation's arguments, in order; the first ones go to the function."""
     fixed: dict[str, object] = {}  # noqa: RUF012  # never changed
     """The only value that an argument may have; it is not passed on. One that is not here is passed on."""
+    needed: tuple[str, ...] = ()
+    """Arguments that must be given, though torch lets them be None."""
+    fits: dict[str, Callable[[Any], bool]] = {}  # noqa: RUF012  # never changed
+    """Whether an argument's value has a counterpart, where the trace knows it."""
 
 
-def _sum(a: Any, b: Any) -> Any:
-    """samebits.add, a number being the second; integers (sizes) are added by Python."""
-    if isinstance(a, Tensor):
-        return add(a, b)
-    return add(b, a) if isinstance(b, Tensor) else _whole(a) + _whole(b)
+def _is_one_axis(shape: Any) -> bool:
+    return not isinstance(shape, (tuple, list)) or len(shape) == 1
 
 
-def _product(a: Any, b: Any) -> Any:
-    """samebits.mul, in the same way."""
-    if isinstance(a, Tensor):
-        return mul(a, b)
-    return mul(b, a) if isinstance(b, Tensor) else _whole(a) * _whole(b)
-
-
-def _quotient(a: Any, b: Any) -> Any:
-    return _whole(a) // _whole(b)
-
-
-def _whole(number: Any) -> int:
-    if type(number) is not int:
-        raise TypeError(f"convert: sizes are computed with ints only, not {type(number).__name__}")
-    return number
-
-
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, grouped: bool = False
-) -> Tensor:  # fmt: skip
-    """torch's scaled_dot_product_attention: a mask may lack leading axes; queries are grouped only where asked for."""
-    if not grouped and q.shape[1] != k.shape[1]:
-        raise ValueError(f"attention: {q.shape[1]} heads of queries and {k.shape[1]} of keys, without enable_gqa")
-    whole = mask if mask is None else mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
-    return attention(q, k, v, bool(causal), whole)
+def _is_no_word(value: Any) -> bool:
+    return not isinstance(value, str)
 
 
 _ONE, _TWO = ("input",), ("input", "other")
 _WINDOWS = ("input", "kernel_size", "stride", "padding")
-_SOFTMAX = Rule(softmax, ("input", "dim", "_stacklevel", "dtype"), {"dim": -1, "_stacklevel": 3, "dtype": None})
 _MATMUL = Rule(matmul, _TWO)
-_MUL = Rule(_product, _TWO)
-_ADD = Rule(_sum, (*_TWO, "alpha"), {"alpha": 1})
+_MUL = Rule(spelled.product, _TWO)
+_ADD = Rule(spelled.sum_, (*_TWO, "alpha"), {"alpha": 1})
+_SUB = Rule(spelled.difference, (*_TWO, "alpha"), {"alpha": 1})
+_NEG = Rule(spelled.negative, _ONE)
 
 RULES: dict[Any, Rule] = {
     operations.relu: Rule(relu, ("input", "inplace"), {"inplace": False}),
     operations.gelu: Rule(gelu, ("input", "approximate"), {"approximate": "none"}),
     operations.silu: Rule(silu, ("input", "inplace"), {"inplace": False}),
     operations.linear: Rule(linear, ("input", "weight", "bias")),
-    operations.softmax: _SOFTMAX,
     operations.embedding: Rule(
         embedding,
         ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
         {"max_norm": None, "norm_type": 2.0, "scale_grad_by_freq": False, "sparse": False},
     ),
     operations.scaled_dot_product_attention: Rule(
-        _attention,
+        spelled.attend,
         ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"),
         {"dropout_p": 0.0, "scale": None},
+    ),
+    operations.layer_norm: Rule(
+        spelled.normalise,
+        ("input", "normalized_shape", "weight", "bias", "eps"),
+        needed=("weight", "bias"),
+        fits={"normalized_shape": _is_one_axis},
+    ),
+    operations.rms_norm: Rule(
+        spelled.normalise_squares,
+        ("input", "normalized_shape", "weight", "eps"),
+        needed=("weight",),
+        fits={"normalized_shape": _is_one_axis},
+    ),
+    torch.conv2d: Rule(
+        conv2d, ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), fits={"padding": _is_no_word}
     ),
     operations.max_pool2d: Rule(
         max_pool2d,
@@ -100,20 +92,24 @@ RULES: dict[Any, Rule] = {
     ),
     torch.relu: Rule(relu, _ONE),
     "relu": Rule(relu, _ONE),
-    torch.softmax: Rule(softmax, ("input", "dim", "dtype"), {"dim": -1, "dtype": None}),
-    "softmax": Rule(softmax, ("input", "dim", "dtype"), {"dim": -1, "dtype": None}),
     operator.matmul: _MATMUL,
     torch.matmul: _MATMUL,
     torch.bmm: _MATMUL,
     "matmul": _MATMUL,
     operator.add: _ADD,
-    operator.iadd: Rule(_sum, _TWO),
+    operator.iadd: Rule(spelled.sum_, _TWO),
     torch.add: _ADD,
     "add": _ADD,
     operator.mul: _MUL,
     torch.mul: _MUL,
     "mul": _MUL,
-    operator.floordiv: Rule(_quotient, _TWO),
+    operator.sub: _SUB,
+    torch.sub: _SUB,
+    "sub": _SUB,
+    operator.neg: _NEG,
+    torch.neg: _NEG,
+    "neg": _NEG,
+    operator.floordiv: Rule(spelled.quotient, _TWO),
 }
 for _name in ("cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "tanh"):
     _rule = Rule(getattr(elementary, _name), _ONE)
@@ -121,6 +117,12 @@ for _name in ("cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "ta
 for _name in ("mean", "sum"):
     _rule = Rule(getattr(reductions, _name), ("input", "dim", "keepdim", "dtype"), {"dtype": None})
     RULES[getattr(torch, _name)] = RULES[_name] = _rule
+for _name, _function in (("softmax", softmax), ("log_softmax", log_softmax)):
+    _rule = Rule(_function, ("input", "dim", "dtype"), {"dtype": None}, needed=("dim",))
+    RULES[getattr(torch, _name)] = RULES[_name] = _rule
+    RULES[getattr(operations, _name)] = Rule(
+        _function, ("input", "dim", "_stacklevel", "dtype"), {"_stacklevel": 3, "dtype": None}, needed=("dim",)
+    )
 
 # Operations that move elements and never add two of them, forward or backward, and questions about shapes.
 TUPLES = {"chunk", "split", torch.chunk, torch.split}
@@ -133,7 +135,8 @@ MOVES = TUPLES | QUESTIONS | {
 ATTRIBUTES = {"T", "mT", "shape", "device"}
 # Where the gradient of a parameter continues the chain in .grad; elsewhere torch would add finished sums.
 CHAINED = {operations.linear, operations.embedding, operator.matmul, torch.matmul, "matmul"} | {
-    operator.add, torch.add, "add", operator.mul, torch.mul, "mul",
+    operator.add, torch.add, "add", operator.mul, torch.mul, "mul", operations.layer_norm, operations.rms_norm,
+    torch.conv2d,
 }  # fmt: skip
 # Layers whose result may be their input's memory.
 ALIASES = {plain.Dropout, plain.Flatten, plain.Identity, nn.Dropout, nn.Flatten, nn.Identity}

@@ -49,11 +49,27 @@ class Tanh(Module):
 
 
 class Softmax(Module):
-    """`samebits.softmax` over the last axis."""
+    """`samebits.softmax` over one axis, the last one unless another is given."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., n]."""
-        return samebits.softmax(x)
+        """x with that axis."""
+        return samebits.softmax(x, self.dim)
+
+    def extra_repr(self) -> str:
+        """The axis."""
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """`samebits.log_softmax` over one axis, the last one unless another is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with that axis."""
+        return samebits.log_softmax(x, self.dim)
 
 
 class Identity(Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -10,6 +12,7 @@ import samebits
 from samebits._check import require, size
 from samebits.nn._layer import Constant, Layer
 
+RMS_EPS = 1.0 / (1 << 23)  # torch's for binary32
 Shape = int | tuple[int] | list[int] | torch.Size
 
 
@@ -50,7 +53,7 @@ class RMSNorm(Layer):
     def __init__(self, normalized_shape: Shape, eps: float | None = None) -> None:
         super().__init__()
         self.normalized_shape = last_axis("RMSNorm", normalized_shape)
-        self.eps = 1.0 / (1 << 23) if eps is None else eps
+        self.eps = RMS_EPS if eps is None else eps
         self.begin("weight", self.normalized_shape, Constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,12 +65,11 @@ class RMSNorm(Layer):
         return f"{self.normalized_shape}, eps={self.eps}"
 
 
-class BatchNorm2d(Layer):
-    """`samebits.batch_norm` of images, with weight [C], bias [C] and torch's three buffers.
+class _BatchNorm(Layer):
+    """Batch norm of x of the classes' shapes."""
 
-    In training the statistics are those of the batch given, and move running_mean and running_var in place; outside of
-    it they are the running ones. A result in training depends on the whole batch, so microbatches do not equal it.
-    """
+    shapes: ClassVar[dict[int, str]]
+    """What x may look like, by the number of its axes."""
 
     weight: Parameter
     bias: Parameter
@@ -85,10 +87,12 @@ class BatchNorm2d(Layer):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W], of the same shape after. A batch that is refused is not counted."""
-        require(x.dim() == 4, "BatchNorm2d", f"x must be [B, C, H, W], not {size(x)}")
+        """x of one of `shapes`, of the same shape after. A batch that is refused is not counted."""
+        named = type(self).__name__
+        require(x.dim() in self.shapes, named, f"x must be {' or '.join(self.shapes.values())}, not {size(x)}")
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
-        y = samebits.batch_norm(x, *tensors, self.training, self.momentum, self.eps)
+        seen = x.unsqueeze(2) if x.dim() == 3 else x
+        y = samebits.batch_norm(seen, *tensors, self.training, self.momentum, self.eps).reshape(x.shape)
         if self.training:
             self.num_batches_tracked.add_(1)
         return y
@@ -96,3 +100,19 @@ class BatchNorm2d(Layer):
     def extra_repr(self) -> str:
         """The channels and numbers."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class BatchNorm1d(_BatchNorm):
+    """`samebits.batch_norm` of rows or sequences, with torch's parameters and buffers; else like BatchNorm2d."""
+
+    shapes: ClassVar[dict[int, str]] = {2: "[B, C]", 3: "[B, C, L]"}
+
+
+class BatchNorm2d(_BatchNorm):
+    """`samebits.batch_norm` of images, with weight [C], bias [C] and torch's three buffers.
+
+    In training the statistics are those of the batch given, and move running_mean and running_var in place; outside of
+    it they are the running ones. A result in training depends on the whole batch, so microbatches do not equal it.
+    """
+
+    shapes: ClassVar[dict[int, str]] = {4: "[B, C, H, W]"}
