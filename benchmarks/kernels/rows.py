@@ -69,6 +69,7 @@ def rows(quick: bool, threads: int) -> Iterator[Case | Row]:
         yield from _cases("add", shape, torch.add, samebits.add, x, torch.randn(shape))
         yield from _cases("add row", shape, torch.add, samebits.add, x, torch.randn(shape[-1]))
         yield from _cases("mul", shape, torch.mul, samebits.mul, x, torch.randn(shape))
+        yield from _cases("div", shape, torch.div, samebits.div, x, torch.randn(shape))
     for shape in CLASSES[: 1 if quick else None]:
         x, target = torch.randn(shape), torch.randint(shape[1], shape[:1])
         yield from _cases("cross_entropy", shape, plain.cross_entropy, samebits.cross_entropy, x, target)

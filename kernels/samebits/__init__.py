@@ -6,7 +6,7 @@ from samebits import nn, optim, random
 from samebits._canary import canary
 from samebits._threads import get_num_threads, set_num_threads
 from samebits._warm import warm
-from samebits.arithmetic import add, mul
+from samebits.arithmetic import add, div, mul
 from samebits.attention import attention
 from samebits.batch_norm import batch_norm
 from samebits.bfloat16 import to_bfloat16, to_float32
@@ -48,6 +48,7 @@ __all__ = [
     "cos",
     "cross_entropy",
     "digest",
+    "div",
     "dropout",
     "embedding",
     "erf",

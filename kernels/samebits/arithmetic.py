@@ -1,4 +1,4 @@
-"""add and mul, with torch's rules of broadcasting.
+"""add, mul and div, with torch's rules of broadcasting.
 
 The result is seen as lines of elements that lie side by side, or as one and the same element again and again, in each
 operand; an operand that does not fit this view is copied out.
@@ -36,6 +36,12 @@ def _add(a: int, b: int, y: int, begin: int, end: int) -> None:
 def _mul(a: int, b: int, y: int, begin: int, end: int) -> None:
     for i in range(begin, end):
         store32(y, i, load32(a, i) * load32(b, i))
+
+
+@kernel(TWO_IN)
+def _div(a: int, b: int, y: int, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        store32(y, i, load32(a, i) / load32(b, i))
 
 
 @kernel(LINES_IN)
@@ -78,6 +84,26 @@ def _mul_lines(
                 store32(goal, k, load32(p, k) * load32(q, k))
 
 
+@kernel(LINES_IN)
+def _div_lines(
+    a: int, b: int, y: int, a_line: int, a_step: int, b_line: int, b_step: int, n: int, total: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    for i in range(begin, end):
+        p, q, goal, width = a + i * a_line * FLOAT, b + i * b_line * FLOAT, y + i * n * FLOAT, min(n, total - i * n)
+        if a_step == 0:
+            value = load32(p, 0)
+            for k in range(width):
+                store32(goal, k, value / load32(q, k))
+        elif b_step == 0:
+            value = load32(q, 0)
+            for k in range(width):
+                store32(goal, k, load32(p, k) / value)
+        else:
+            for k in range(width):
+                store32(goal, k, load32(p, k) / load32(q, k))
+
+
 class _Operator(NamedTuple):
     name: str
     alike: Kernel
@@ -86,7 +112,11 @@ class _Operator(NamedTuple):
     """For lines of a broadcast result."""
 
 
-ADD, MUL = _Operator("add", _add, _add_lines), _Operator("mul", _mul, _mul_lines)
+ADD, MUL, DIV = (
+    _Operator("add", _add, _add_lines),
+    _Operator("mul", _mul, _mul_lines),
+    _Operator("div", _div, _div_lines),
+)
 
 
 class _Axis(NamedTuple):
@@ -178,6 +208,23 @@ class _Arithmetic(torch.autograd.Function):
         return _gradient(ctx, 0, first, grad, b), _gradient(ctx, 1, second, grad, a), None
 
 
+class _Quotient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, operator: _Operator) -> Tensor:
+        ctx.operator, ctx.shapes = operator, (a.shape, b.shape)
+        y = _combined(operator, a, b)
+        ctx.save_for_backward(b, y if ctx.needs_input_grad[1] else None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        refuse_second_derivative(ctx.operator.name)
+        (b, y), (first, second) = ctx.saved_tensors, ctx.shapes
+        share = _combined(DIV, grad, b)
+        other = None if y is None else y.neg()  # exact: nothing but the sign changes
+        return _gradient(ctx, 0, first, share, None), _gradient(ctx, 1, second, share, other), None
+
+
 def _apply(operator: _Operator, a: Tensor, b: Tensor | float) -> Tensor:
     require_tensor(operator.name, "a", a)
     if isinstance(b, bool) or not isinstance(b, (Tensor, int, float)):
@@ -190,7 +237,8 @@ def _apply(operator: _Operator, a: Tensor, b: Tensor | float) -> Tensor:
     except RuntimeError:
         raise ValueError(f"{operator.name}: shapes {size(a)} and {size(b)} cannot be broadcast together") from None
     if differentiable(a, b):
-        result: Tensor = _Arithmetic.apply(a, b, operator)  # type: ignore[no-untyped-call]  # torch's own
+        function = _Quotient if operator is DIV else _Arithmetic
+        result: Tensor = function.apply(a, b, operator)  # type: ignore[no-untyped-call]  # torch's own
         return result
     return _combined(operator, a, b)
 
@@ -219,3 +267,15 @@ def mul(a: Tensor, b: Tensor | float) -> Tensor:
     Errors: those of `add`.
     """
     return _apply(MUL, a, b)
+
+
+@stored("a", "b")
+def div(a: Tensor, b: Tensor | float) -> Tensor:
+    """a / b for float32 tensors whose shapes can be broadcast together; b may be a number, rounded to binary32 once.
+
+    Each quotient is rounded once; x / 0 is an infinity with the sign of both, 0 / 0 NaN.
+    Gradients, with q = grad / b: q for a, and q * -(a / b) for b, summed as in `add` and in `mul`.
+
+    Errors: those of `add`.
+    """
+    return _apply(DIV, a, b)

@@ -73,5 +73,6 @@ class Spelled(nn.Module):
         """x [B, 2, H, 5]."""
         y = functional.layer_norm(x, (5,), self.gain, self.shift, 1e-3)
         y = functional.rms_norm(y, x.shape[-1:], self.scale) - x
-        z = functional.conv2d(1.0 - y, self.kernel, padding=(1, 0), stride=2)
+        z = functional.conv2d((1.0 - y) / 3, self.kernel, padding=(1, 0), stride=2)
+        z = z / (2.0 / (1.0 + z * z))
         return -functional.log_softmax(z.sub(0.5).flatten(2), dim=1) - z.neg().flatten(2).softmax(-1)

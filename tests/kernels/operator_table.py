@@ -78,6 +78,7 @@ ENTRIES: dict[str, Entry] = {
 }
 ENTRIES["add"] = _elementwise("add", 2)
 ENTRIES["mul"] = _elementwise("mul", 2)
+ENTRIES["div"] = _elementwise("div", 2)
 ENTRIES |= {
     "matmul": Entry("matmul", samebits.matmul, ((3, 7), (7, 5)), bfloat16="alike"),
     SHARED: Entry("matmul", samebits.matmul, ((3, 7),), ((7, 5),), bfloat16="alike"),
@@ -87,6 +88,7 @@ ENTRIES |= {
     "log_softmax": Entry("log_softmax", samebits.log_softmax, ((21,),), takes_any_shape=True),
     "add to every row": Entry("add", samebits.add, ((3, 7),), ((7,),), takes_any_shape=True, bfloat16="alike"),
     "mul of every row": Entry("mul", samebits.mul, ((3, 7),), ((3, 1),), takes_any_shape=True, bfloat16="alike"),
+    "div of every row": Entry("div", samebits.div, ((3, 7),), ((3, 1),), takes_any_shape=True, bfloat16="alike"),
     "sum": Entry("sum", lambda x: samebits.sum(x, (1, 2)), ((3, 19),), takes_any_shape=True),
     "mean": Entry("mean", lambda x: samebits.mean(x, -1), ((3, 19),), takes_any_shape=True),
     "rms_norm": Entry("rms_norm", lambda x, w: samebits.rms_norm(x, w, 1e-6), ((21,),), ((21,),)),

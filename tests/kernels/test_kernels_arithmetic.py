@@ -1,4 +1,4 @@
-"""add, mul, sum and mean equal their plain loops bit for bit, broadcast or not, forward and backward."""
+"""add, mul, div, sum and mean equal their plain loops bit for bit, broadcast or not, forward and backward."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 OPERATORS: dict[str, tuple[Any, Callable[[Floats, Floats], Floats]]] = {
     "add": (samebits.add, np.add),
     "mul": (samebits.mul, np.multiply),
+    "div": (samebits.div, np.divide),
 }
 NAMES, LAYOUTS = st.sampled_from(sorted(OPERATORS)), st.integers(0, 3)
 PAIRS: list[tuple[Shape, Shape]] = [
@@ -32,10 +33,13 @@ QUIET = np.errstate(all="ignore")
 
 def gradients(name: str, a: Floats, b: Floats, g: Floats, starts: tuple[Floats | None, Floats | None]) -> list[Floats]:
     """Both gradients by the plain loops. A leaf of the result's shape whose every axis is long has no chain."""
-    made = []
-    for mine, other, start in ((a, b, starts[0]), (b, a, starts[1])):
-        made.append(reference.broadcast_backward(g, other if name == "mul" else None, mine.shape, start))
-    return made
+    factors: dict[str, tuple[Floats | None, Floats | None]] = {"add": (None, None), "mul": (b, a)}
+    if name == "div":
+        g, factors["div"] = np.asarray(g / b), (None, np.asarray(-(a / b)))
+    return [
+        reference.broadcast_backward(g, factor, mine.shape, start)
+        for mine, factor, start in zip((a, b), factors[name], starts, strict=True)
+    ]
 
 
 @given(NAMES, st.sampled_from(PAIRS), LAYOUTS, LAYOUTS, seeds(), flavours())
@@ -106,7 +110,7 @@ def test_a_number_is_rounded_once(name: str, number: float, seed: int, flavour: 
     y = fast(tensor, number)
     assert_same_bits(y, np.asarray(dumb(x, np.full_like(x, scalar))))
     (grad,) = torch.autograd.grad(y, tensor, torch.from_numpy(x))
-    assert_same_bits(grad, np.asarray(x * scalar) if name == "mul" else x)
+    assert_same_bits(grad, x if name == "add" else np.asarray(dumb(x, np.full_like(x, scalar))))
 
 
 AXES: list[tuple[Shape, Any]] = [
@@ -145,7 +149,7 @@ def test_threads_change_nothing(shared_out: None) -> None:
     def results() -> list[torch.Tensor]:
         a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
         y, z = samebits.mul(a, b), samebits.add(a, b)
-        grads = torch.autograd.grad((y, z), (a, b), (x, x))
+        grads = torch.autograd.grad((y, z, samebits.div(a, b)), (a, b), (x, x, x))
         return [y, z, *grads, samebits.sum(x), samebits.sum(x, 0), samebits.mean(x, -1), samebits.mul(x, 3.0)]
 
     two = results()
@@ -170,6 +174,6 @@ def test_bad_arguments() -> None:
         samebits.mean(x, (0, -2))
     with pytest.raises(TypeError, match=r"^sum: dim must be ints, not float"):
         samebits.sum(x, (0.5,))  # type: ignore[arg-type]  # that is the point
-    for operator in (samebits.sum, samebits.mean, lambda t: samebits.mul(t, t)):
+    for operator in (samebits.sum, samebits.mean, lambda t: samebits.mul(t, t), lambda t: samebits.div(t, 3.0)):
         with pytest.raises(RuntimeError, match="there is no second derivative"):
             torch.autograd.grad(operator(x).sum(), x, create_graph=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy import float32
 from torch import Tensor
 
-from samebits.arithmetic import add, mul
+from samebits.arithmetic import add, div, mul
 from samebits.attention import attention
 from samebits.layer_norm import layer_norm
 from samebits.nn.norms import RMS_EPS, last_axis
@@ -40,6 +41,16 @@ def difference(a: Any, b: Any) -> Any:
 
 
 def quotient(a: Any, b: Any) -> Any:
+    """a / b, where a number over a tensor is a tensor of that number over it."""
+    if isinstance(a, Tensor):
+        return div(a, b)
+    if not isinstance(b, Tensor):
+        raise TypeError("convert: two numbers are divided by // only, since their quotient would not be in binary32")
+    return div(b.new_tensor(float32(a)), b)
+
+
+def whole_quotient(a: Any, b: Any) -> Any:
+    """a // b of sizes."""
     return _whole(a) // _whole(b)
 
 

@@ -48,6 +48,7 @@ _MATMUL = Rule(matmul, _TWO)
 _MUL = Rule(spelled.product, _TWO)
 _ADD = Rule(spelled.sum_, (*_TWO, "alpha"), {"alpha": 1})
 _SUB = Rule(spelled.difference, (*_TWO, "alpha"), {"alpha": 1})
+_DIV = Rule(spelled.quotient, (*_TWO, "rounding_mode"), {"rounding_mode": None})
 _NEG = Rule(spelled.negative, _ONE)
 
 RULES: dict[Any, Rule] = {
@@ -106,10 +107,13 @@ RULES: dict[Any, Rule] = {
     operator.sub: _SUB,
     torch.sub: _SUB,
     "sub": _SUB,
+    operator.truediv: _DIV,
+    torch.div: _DIV,
+    "div": _DIV,
     operator.neg: _NEG,
     torch.neg: _NEG,
     "neg": _NEG,
-    operator.floordiv: Rule(spelled.quotient, _TWO),
+    operator.floordiv: Rule(spelled.whole_quotient, _TWO),
 }
 for _name in ("cos", "erf", "exp", "log", "rsqrt", "sigmoid", "sin", "sqrt", "tanh"):
     _rule = Rule(getattr(elementary, _name), _ONE)

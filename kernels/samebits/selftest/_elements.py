@@ -59,6 +59,15 @@ def _mul(values: Values) -> Iterator[Tensor]:
         yield from both(values, arithmetic.add, values(5, 33, 67), values(*shape), chained=True)
 
 
+@covers("div")
+def _div(values: Values) -> Iterator[Tensor]:
+    """As mul."""
+    yield from _binary(values, arithmetic.div)
+    yield from both(values, lambda x: arithmetic.div(x, 0.7), values(31, 7))
+    for shape in ((67,), (33, 1), (5, 1, 67), ()):
+        yield from both(values, arithmetic.div, values(5, 33, 67), values(*shape), chained=True)
+
+
 @covers("fork")
 def _fork(values: Values) -> Iterator[Tensor]:
     x = values(31, 7).requires_grad_()
