@@ -151,6 +151,24 @@ def test_functions_spelled_with_parameters_are_the_composition_by_hand_in_microb
         assert_same_bits(made.grad, wanted.grad)
 
 
+class Strided(plain.Module):
+    """conv2d with a parameter of one's own, and some of the arguments."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self.kernel, self.given = plain.Parameter(torch.full((3, 2, 2, 2), 0.25)), given
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 2, H, W]."""
+        return torch.conv2d(x, self.kernel, **self.given)
+
+
+@pytest.mark.parametrize("given", [{}, {"padding": 1}, {"dilation": 2}, {"stride": 2, "groups": 1}])
+def test_an_argument_that_is_left_out_before_one_that_is_given_has_its_default(given: dict[str, Any]) -> None:
+    module, x = Strided(**given), batch(3, 2, 4, 5)
+    assert_same_bits(samebits.convert(module)(x), samebits.conv2d(x, module.kernel, **given))
+
+
 def test_training_learns() -> None:
     model = filled(Model())
     twin = samebits.convert(model).eval()

@@ -67,7 +67,7 @@ def attend(
     if not grouped and q.shape[1] != k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} heads of queries and {k.shape[1]} of keys, without enable_gqa")
     whole = mask if mask is None else mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
-    return attention(q, k, v, bool(causal), whole)
+    return attention(q, k, v, causal, whole)
 
 
 def normalise(x: Tensor, shape: Any, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Container
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import fx
@@ -53,10 +54,12 @@ def bound(node: fx.Node, rule: Rule) -> tuple[tuple[Any, ...], list[str]]:
         or (name in rule.fixed and given[name] != rule.fixed[name])
         or (name in rule.fits and not rule.fits[name](given[name]))
     ]
-    wrong += [f"{described(node)} needs {name}" for name in rule.needed if given.get(name) is None]
+    passed, parameters = [name for name in rule.names if name not in rule.fixed], signature(rule.function).parameters
+    defaults = {name: own.default for name, own in zip(passed, parameters.values(), strict=True)}
+    needed = [name for name in passed if name in rule.needed or defaults[name] is Parameter.empty]
+    wrong += [f"{described(node)} needs {name}" for name in needed if given.get(name) is None]
     if len(node.args) > len(rule.names):
         wrong.append(f"{described(node)} has more arguments than samebits knows")
-    passed = [name for name in rule.names if name not in rule.fixed]
     while passed and passed[-1] not in given:
         passed.pop()
-    return tuple(given.get(name) for name in passed), wrong
+    return tuple(given.get(name, defaults[name]) for name in passed), wrong

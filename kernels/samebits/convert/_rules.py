@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     fixed: dict[str, object] = {}  # noqa: RUF012  # never changed
     """The only value that an argument may have; it is not passed on. One that is not here is passed on."""
     needed: tuple[str, ...] = ()
-    """Arguments that must be given, though torch lets them be None."""
+    """Arguments that must be given, though torch lets them be None and the function has a default."""
     fits: dict[str, Callable[[Any], bool]] = {}  # noqa: RUF012  # never changed
     """Whether an argument's value has a counterpart, where the trace knows it."""
 
@@ -69,13 +69,11 @@ RULES: dict[Any, Rule] = {
     operations.layer_norm: Rule(
         spelled.normalise,
         ("input", "normalized_shape", "weight", "bias", "eps"),
-        needed=("weight", "bias"),
         fits={"normalized_shape": _is_one_axis},
     ),
     operations.rms_norm: Rule(
         spelled.normalise_squares,
         ("input", "normalized_shape", "weight", "eps"),
-        needed=("weight",),
         fits={"normalized_shape": _is_one_axis},
     ),
     torch.conv2d: Rule(
