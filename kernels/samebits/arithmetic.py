@@ -6,6 +6,7 @@ operand; an operand that does not fit this view is copied out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from samebits._accumulate import gradient_of, refuse_second_derivative
 from samebits._axes import add_along, add_products_along
 from samebits._check import require_tensor, size
-from samebits._compile import Kernel, kernel
+from samebits._compile import Kernel, inlined, kernel
 from samebits._intrinsics import load32, store32
 from samebits._maps import TWO_IN, mapped
 from samebits._split import differentiable, split
@@ -26,84 +27,6 @@ LINE = 4096  # elements of a line where any length would do
 LINES_IN = "void(intp, intp, intp, intp, intp, intp, intp, intp, intp, intp, intp)"
 
 
-@kernel(TWO_IN)
-def _add(a: int, b: int, y: int, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        store32(y, i, load32(a, i) + load32(b, i))
-
-
-@kernel(TWO_IN)
-def _mul(a: int, b: int, y: int, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        store32(y, i, load32(a, i) * load32(b, i))
-
-
-@kernel(TWO_IN)
-def _div(a: int, b: int, y: int, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        store32(y, i, load32(a, i) / load32(b, i))
-
-
-@kernel(LINES_IN)
-def _add_lines(
-    a: int, b: int, y: int, a_line: int, a_step: int, b_line: int, b_step: int, n: int, total: int,
-    begin: int, end: int,
-) -> None:  # fmt: skip
-    for i in range(begin, end):
-        p, q, goal, width = a + i * a_line * FLOAT, b + i * b_line * FLOAT, y + i * n * FLOAT, min(n, total - i * n)
-        if a_step == 0:
-            value = load32(p, 0)
-            for k in range(width):
-                store32(goal, k, value + load32(q, k))
-        elif b_step == 0:
-            value = load32(q, 0)
-            for k in range(width):
-                store32(goal, k, load32(p, k) + value)
-        else:
-            for k in range(width):
-                store32(goal, k, load32(p, k) + load32(q, k))
-
-
-@kernel(LINES_IN)
-def _mul_lines(
-    a: int, b: int, y: int, a_line: int, a_step: int, b_line: int, b_step: int, n: int, total: int,
-    begin: int, end: int,
-) -> None:  # fmt: skip
-    for i in range(begin, end):
-        p, q, goal, width = a + i * a_line * FLOAT, b + i * b_line * FLOAT, y + i * n * FLOAT, min(n, total - i * n)
-        if a_step == 0:
-            value = load32(p, 0)
-            for k in range(width):
-                store32(goal, k, value * load32(q, k))
-        elif b_step == 0:
-            value = load32(q, 0)
-            for k in range(width):
-                store32(goal, k, load32(p, k) * value)
-        else:
-            for k in range(width):
-                store32(goal, k, load32(p, k) * load32(q, k))
-
-
-@kernel(LINES_IN)
-def _div_lines(
-    a: int, b: int, y: int, a_line: int, a_step: int, b_line: int, b_step: int, n: int, total: int,
-    begin: int, end: int,
-) -> None:  # fmt: skip
-    for i in range(begin, end):
-        p, q, goal, width = a + i * a_line * FLOAT, b + i * b_line * FLOAT, y + i * n * FLOAT, min(n, total - i * n)
-        if a_step == 0:
-            value = load32(p, 0)
-            for k in range(width):
-                store32(goal, k, value / load32(q, k))
-        elif b_step == 0:
-            value = load32(q, 0)
-            for k in range(width):
-                store32(goal, k, load32(p, k) / value)
-        else:
-            for k in range(width):
-                store32(goal, k, load32(p, k) / load32(q, k))
-
-
 class _Operator(NamedTuple):
     name: str
     alike: Kernel
@@ -112,11 +35,39 @@ class _Operator(NamedTuple):
     """For lines of a broadcast result."""
 
 
-ADD, MUL, DIV = (
-    _Operator("add", _add, _add_lines),
-    _Operator("mul", _mul, _mul_lines),
-    _Operator("div", _div, _div_lines),
-)
+def _operator(name: str, combine: Callable[[float, float], float]) -> _Operator:
+    """Both kernels of an operator that makes an element of y from one of a and one of b."""
+    combined = inlined()(combine)
+
+    def alike(a: int, b: int, y: int, begin: int, end: int) -> None:
+        for i in range(begin, end):
+            store32(y, i, combined(load32(a, i), load32(b, i)))
+
+    def lines(
+        a: int, b: int, y: int, a_line: int, a_step: int, b_line: int, b_step: int, n: int, total: int,
+        begin: int, end: int,
+    ) -> None:  # fmt: skip
+        for i in range(begin, end):
+            p, q, goal, width = a + i * a_line * FLOAT, b + i * b_line * FLOAT, y + i * n * FLOAT, min(n, total - i * n)
+            if a_step == 0:
+                value = load32(p, 0)
+                for k in range(width):
+                    store32(goal, k, combined(value, load32(q, k)))
+            elif b_step == 0:
+                value = load32(q, 0)
+                for k in range(width):
+                    store32(goal, k, combined(load32(p, k), value))
+            else:
+                for k in range(width):
+                    store32(goal, k, combined(load32(p, k), load32(q, k)))
+
+    alike.__name__, lines.__name__ = f"_{name}", f"_{name}_lines"  # kernels are kept by their names
+    return _Operator(name, kernel(TWO_IN)(alike), kernel(LINES_IN)(lines))
+
+
+ADD = _operator("add", lambda x, y: x + y)
+MUL = _operator("mul", lambda x, y: x * y)
+DIV = _operator("div", lambda x, y: x / y)
 
 
 class _Axis(NamedTuple):
@@ -192,40 +143,59 @@ def _gradient(ctx: Any, position: int, shape: torch.Size, grad: Tensor, other: T
     return goal.returned
 
 
-class _Arithmetic(torch.autograd.Function):
+def _begun(ctx: Any, operator: _Operator, a: Tensor, b: Tensor) -> Tensor:
+    ctx.operator, ctx.shapes = operator, (a.shape, b.shape)
+    return _combined(operator, a, b)
+
+
+def _gradients(ctx: Any, grad: Tensor, by_a: Tensor | None, by_b: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Those of a and b, where the result changes with them by these factors; None is 1."""
+    first, second = ctx.shapes
+    return _gradient(ctx, 0, first, grad, by_a), _gradient(ctx, 1, second, grad, by_b)
+
+
+class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, operator: _Operator) -> Tensor:
-        ctx.operator, ctx.shapes = operator, (a.shape, b.shape)
-        if operator is MUL:
-            ctx.save_for_backward(a, b)
-        return _combined(operator, a, b)
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return _begun(ctx, ADD, a, b)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        refuse_second_derivative(ctx.operator.name)
-        b, a = ctx.saved_tensors[::-1] if ctx.operator is MUL else (None, None)
-        first, second = ctx.shapes
-        return _gradient(ctx, 0, first, grad, b), _gradient(ctx, 1, second, grad, a), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        refuse_second_derivative("add")
+        return _gradients(ctx, grad, None, None)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _begun(ctx, MUL, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        refuse_second_derivative("mul")
+        a, b = ctx.saved_tensors
+        return _gradients(ctx, grad, b, a)
 
 
 class _Quotient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, operator: _Operator) -> Tensor:
-        ctx.operator, ctx.shapes = operator, (a.shape, b.shape)
-        y = _combined(operator, a, b)
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        y = _begun(ctx, DIV, a, b)
         ctx.save_for_backward(b, y if ctx.needs_input_grad[1] else None)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        refuse_second_derivative(ctx.operator.name)
-        (b, y), (first, second) = ctx.saved_tensors, ctx.shapes
-        share = _combined(DIV, grad, b)
-        other = None if y is None else y.neg()  # exact: nothing but the sign changes
-        return _gradient(ctx, 0, first, share, None), _gradient(ctx, 1, second, share, other), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        refuse_second_derivative("div")
+        b, y = ctx.saved_tensors
+        opposite = None if y is None else y.neg()  # exact: nothing but the sign changes
+        return _gradients(ctx, _combined(DIV, grad, b), None, opposite)
 
 
-def _apply(operator: _Operator, a: Tensor, b: Tensor | float) -> Tensor:
+def _apply(
+    operator: _Operator, function: type[torch.autograd.Function], a: Tensor, b: Tensor | float
+) -> Tensor:  # fmt: skip
     require_tensor(operator.name, "a", a)
     if isinstance(b, bool) or not isinstance(b, (Tensor, int, float)):
         raise TypeError(f"{operator.name}: b must be a Tensor or a number, not {type(b).__name__}")
@@ -237,8 +207,7 @@ def _apply(operator: _Operator, a: Tensor, b: Tensor | float) -> Tensor:
     except RuntimeError:
         raise ValueError(f"{operator.name}: shapes {size(a)} and {size(b)} cannot be broadcast together") from None
     if differentiable(a, b):
-        function = _Quotient if operator is DIV else _Arithmetic
-        result: Tensor = function.apply(a, b, operator)  # type: ignore[no-untyped-call]  # torch's own
+        result: Tensor = function.apply(a, b)
         return result
     return _combined(operator, a, b)
 
@@ -253,7 +222,7 @@ def add(a: Tensor, b: Tensor | float) -> Tensor:
 
     TypeError: not float32 tensors; ValueError: shapes that do not fit; RuntimeError: not in the CPU's memory.
     """
-    return _apply(ADD, a, b)
+    return _apply(ADD, _Sum, a, b)
 
 
 @stored("a", "b")
@@ -266,7 +235,7 @@ def mul(a: Tensor, b: Tensor | float) -> Tensor:
 
     Errors: those of `add`.
     """
-    return _apply(MUL, a, b)
+    return _apply(MUL, _Product, a, b)
 
 
 @stored("a", "b")
@@ -278,4 +247,4 @@ def div(a: Tensor, b: Tensor | float) -> Tensor:
 
     Errors: those of `add`.
     """
-    return _apply(DIV, a, b)
+    return _apply(DIV, _Quotient, a, b)

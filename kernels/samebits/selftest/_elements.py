@@ -49,23 +49,17 @@ for _name, _pair in BINARY.items():
     covers(_name)(lambda values, function=_pair: _binary(values, function))  # type: ignore[misc]
 
 
-@covers("mul")
-def _mul(values: Values) -> Iterator[Tensor]:
+def _broadcast(values: Values, function: Callable[..., Tensor], *others: Callable[..., Tensor]) -> Iterator[Tensor]:
     """Alike, by a number, and broadcast: lines, columns, scattered axes, each with the sums that its gradients need."""
-    yield from _binary(values, arithmetic.mul)
-    yield from both(values, lambda x: arithmetic.mul(x, 0.7), values(31, 7))
+    yield from _binary(values, function)
+    yield from both(values, lambda x: function(x, 0.7), values(31, 7))
     for shape in ((67,), (33, 1), (5, 1, 67), ()):
-        yield from both(values, arithmetic.mul, values(5, 33, 67), values(*shape), chained=True)
-        yield from both(values, arithmetic.add, values(5, 33, 67), values(*shape), chained=True)
+        for each in (function, *others):
+            yield from both(values, each, values(5, 33, 67), values(*shape), chained=True)
 
 
-@covers("div")
-def _div(values: Values) -> Iterator[Tensor]:
-    """As mul."""
-    yield from _binary(values, arithmetic.div)
-    yield from both(values, lambda x: arithmetic.div(x, 0.7), values(31, 7))
-    for shape in ((67,), (33, 1), (5, 1, 67), ()):
-        yield from both(values, arithmetic.div, values(5, 33, 67), values(*shape), chained=True)
+covers("mul")(lambda values: _broadcast(values, arithmetic.mul, arithmetic.add))
+covers("div")(lambda values: _broadcast(values, arithmetic.div))
 
 
 @covers("fork")
