@@ -64,10 +64,8 @@ class Spelled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gain, self.shift = nn.Parameter(torch.linspace(0.5, 1.5, 5)), nn.Parameter(torch.linspace(-1.0, 1.0, 5))
-        self.scale, self.kernel = (
-            nn.Parameter(torch.linspace(1.0, 2.0, 5)),
-            nn.Parameter(torch.full((3, 2, 2, 2), 0.25)),
-        )
+        self.scale = nn.Parameter(torch.linspace(1.0, 2.0, 5))
+        self.kernel = nn.Parameter(torch.full((3, 2, 2, 2), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, 2, H, 5]."""

@@ -91,11 +91,12 @@ class _BatchNorm(Layer):
         named = type(self).__name__
         require(x.dim() in self.shapes, named, f"x must be {' or '.join(self.shapes.values())}, not {size(x)}")
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
-        seen = x.unsqueeze(2) if x.dim() == 3 else x
-        y = samebits.batch_norm(seen, *tensors, self.training, self.momentum, self.eps).reshape(x.shape)
+        is_sequence = x.dim() == 3  # to the operator, an image of one row
+        images = x.unsqueeze(2) if is_sequence else x
+        y = samebits.batch_norm(images, *tensors, self.training, self.momentum, self.eps)
         if self.training:
             self.num_batches_tracked.add_(1)
-        return y
+        return y.squeeze(2) if is_sequence else y
 
     def extra_repr(self) -> str:
         """The channels and numbers."""
