@@ -63,6 +63,7 @@ class Board:
         self._started = time.monotonic()
         self._on_moment = on_moment
         self._hurt_at_s: float | None = None
+        self._generation = 0
 
     @property
     def seconds(self) -> float:
@@ -146,16 +147,20 @@ class Board:
 
     def _serving(self, event: events.Serving) -> None:
         with self.lock:
+            is_new, self._generation = event.generation > self._generation, event.generation
             names = {row.address: row.name for row in self.rows.values() if row.address}
             places = [(vnode, names.get(address, address)) for vnode, _, address in event.places]
             for row in self.rows.values():
                 row.vnodes = tuple(vnode for vnode, name in places if name == row.name)
-            if self._hurt_at_s is not None:
+            if self._hurt_at_s is not None and is_new:
                 self.recovery_s.append(self.seconds - self._hurt_at_s)
                 self._hurt_at_s = None
         where = ", ".join(f"{vnode} on {name}" for vnode, name in places)
-        begins = f"from step {event.version}" if event.version else "from the beginning"
-        self.note(f"generation {event.generation}: {where}; training {begins}")
+        if is_new:
+            begins = f"from step {event.version}" if event.version else "from the beginning"
+            self.note(f"generation {event.generation}: {where}; training {begins}")
+        else:  # the driver was faster than the orchestrator, or nothing was lost: it asks the VNodes where they stand
+            self.note(f"generation {event.generation} again: {where}")
 
     def _step_done(self, event: events.StepDone) -> None:
         with self.lock:

@@ -59,6 +59,8 @@ def board() -> Board:
     made.killed(Killed("node-2", 1, 3, 1, 0.01))
     made.ended("node-2", -9, expected=False)
     made.event(events.Interrupted(1, "PEER_UNAVAILABLE", "gone"))
+    made.event(events.Serving(1, 0, PLACES))
+    assert not made.recovery_s, "the orchestrator has not seen it yet"
     made.event(events.Serving(2, 2, (PLACES[0], ("stage2", "uuid-1", "127.0.0.1:1"))))
     for step in (2, 3):
         made.event(events.StepDone(step, 2.0 - step, 2, 0.1))
@@ -80,12 +82,14 @@ def test_the_board_knows_who_hosts_what_and_what_happened(board: Board) -> None:
         "waiting: no node has joined",
         "generation 1: stage1 on node-1, stage2 on node-2; training from the beginning",
         "SIGKILL to node-2 (pid 1) during step 3",
+        "generation 1 again: stage1 on node-1, stage2 on node-2",
         "interrupted: PEER_UNAVAILABLE: gone",
         "generation 2: stage1 on node-1, stage2 on node-1; training from step 2",
         "checkpoint at version 2: abababababab",
         "no checkpoint at version 3: slow",
     ):
         assert words in told
+    assert told.count("from the beginning") == 1
     assert "ended by itself" not in told, "it was killed"
 
 
